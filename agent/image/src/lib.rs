@@ -1,0 +1,1 @@
+//! OCI images and wasm modules: bounded parsing, unpacking and inspection

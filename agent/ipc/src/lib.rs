@@ -1,0 +1,1 @@
+//! Fixed layouts that agent, guard and runner exchange

@@ -1,0 +1,1 @@
+//! The CRI verbs and states over guard: images, pods, containers, logs

@@ -1,0 +1,3 @@
+//! The device daemon and its own command line
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The fleet controller: store, broker, API, registry endpoint
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! cargo xtask: engine, demo, test, bench, package, device VMs
+
+fn main() {}
