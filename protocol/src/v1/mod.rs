@@ -1,0 +1,81 @@
+//! Version 1 of every wire type. Frozen at release: fields are only ever appended, options are skipped when empty.
+//!
+//! On the wire each struct is a map with integer keys in declaration order, each enum a unit variant (an integer)
+//! or a struct variant (a map of one). The CDDL stands in `docs/protocol.md`.
+
+mod deployment;
+mod device;
+mod fleet;
+mod messages;
+mod pod;
+
+pub use deployment::*;
+pub use device::*;
+pub use fleet::*;
+pub use messages::*;
+pub use pod::*;
+
+/// What kind of document an envelope carries; its content type says so under the signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Keys, roles and the controller's addresses.
+    Root,
+    /// What the fleet's documents are now.
+    Snapshot,
+    /// A pod template and whom it is for.
+    Deployment,
+    /// A device's identity and labels.
+    Device,
+    /// Permission to enrol.
+    Token,
+    /// A controller's short-lived instruction about something already signed.
+    Order,
+    /// A device's own status.
+    Report,
+    /// What supervise saw, signed by admit.
+    Fact,
+    /// Reserved: configuration in clear.
+    Config,
+    /// Reserved: a sealed value.
+    Secret,
+    /// Reserved: an agent or engine update.
+    Release,
+    /// Reserved: the end of a name.
+    Removal,
+}
+
+impl Kind {
+    /// All kinds, built and reserved.
+    pub const ALL: [Self; 12] = [
+        Self::Root,
+        Self::Snapshot,
+        Self::Deployment,
+        Self::Device,
+        Self::Token,
+        Self::Order,
+        Self::Report,
+        Self::Fact,
+        Self::Config,
+        Self::Secret,
+        Self::Release,
+        Self::Removal,
+    ];
+
+    /// The word in the content type.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Snapshot => "snapshot",
+            Self::Deployment => "deployment",
+            Self::Device => "device",
+            Self::Token => "token",
+            Self::Order => "order",
+            Self::Report => "report",
+            Self::Fact => "fact",
+            Self::Config => "config",
+            Self::Secret => "secret",
+            Self::Release => "release",
+            Self::Removal => "removal",
+        }
+    }
+}

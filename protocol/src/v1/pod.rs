@@ -1,0 +1,309 @@
+//! The pod template: containers, limits, mounts and grants, with every image pinned to its bytes.
+
+use crate::ids::{Digest, Name};
+use crate::text_map::TextMap;
+use serde::{Deserialize, Serialize};
+
+/// What executes a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum RuntimeClass {
+    /// WasmEdge.
+    #[default]
+    Wasm,
+    /// A native OCI runtime (reserved).
+    Oci,
+}
+
+/// How the engine executes a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Engine {
+    /// Compiled ahead of time on the device.
+    #[default]
+    Aot,
+    /// Interpreted (reserved).
+    Interpreter,
+}
+
+/// A pod's network, from narrow to wide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum Network {
+    /// No sockets at all.
+    #[default]
+    None,
+    /// A network of the pod's own (reserved).
+    Pod,
+    /// The host's (reserved).
+    Host,
+}
+
+/// When an ended container starts again (Kubernetes `restartPolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// Always, with backoff.
+    #[default]
+    Always,
+    /// When it failed.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// A regular file of an image, by content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Absolute path in the container, normalised.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u64,
+    /// Content.
+    pub digest: Digest,
+}
+
+/// An image, pinned by the operator's own reading of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// As the operator wrote it; where a device may look for it first.
+    pub reference: String,
+    /// The image manifest (never an index).
+    pub manifest: Digest,
+    /// The manifest's bytes.
+    pub manifest_size: u64,
+    /// The wasm module that starts, as signed (before stripping).
+    pub module: File,
+    /// All other regular files; at most 256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<File>,
+}
+
+/// An environment variable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvVar {
+    /// The name, without `=`.
+    pub name: String,
+    /// The value.
+    pub value: String,
+}
+
+/// Where a volume comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeSource {
+    /// Memory, gone with the pod.
+    EmptyDir {
+        /// Bytes at most; absent is 16 MiB.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size_limit: Option<u64>,
+    },
+    /// A folder of the device; its policy must allow it too.
+    HostPath {
+        /// Absolute path.
+        path: String,
+    },
+    /// Kept on the device for as long as the deployment is.
+    Persistent {
+        /// Bytes at most (reserved; not enforced without a quota of the file system).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size_limit: Option<u64>,
+    },
+}
+
+/// A folder that containers of the pod can mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Unique in the pod.
+    pub name: Name,
+    /// Where it comes from.
+    pub source: VolumeSource,
+}
+
+/// A volume in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Which volume.
+    pub volume: Name,
+    /// Absolute path in the container.
+    pub path: String,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+/// Limits of a pod or a container; an absent one is no limit of its own. Units as in CRI v1 `LinuxContainerResources`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Resources {
+    /// Memory and swap together, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<u64>,
+    /// Memory that is planned with, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_request: Option<u64>,
+    /// Microseconds of CPU in each period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_quota: Option<u64>,
+    /// Microseconds; 100,000 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_period: Option<u64>,
+    /// Relative weight, 2 to 262,144.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// CPUs, in list format (`0-3,7`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes, in list format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_limit: Option<u64>,
+    /// −1000 to 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i64>,
+    /// The guest's linear memory, in pages of 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wasm_pages: Option<u64>,
+    /// Total CPU seconds, then `cpu_limit` (reserved).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<u64>,
+    /// Wall seconds, then `time_limit` (reserved).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_seconds: Option<u64>,
+}
+
+/// How a container's health is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeAction {
+    /// A module of the image that exits 0.
+    Exec {
+        /// The module.
+        module: File,
+        /// Its argument vector.
+        argv: Vec<String>,
+    },
+    /// A connection that is accepted.
+    Tcp {
+        /// Port.
+        port: u64,
+    },
+    /// A GET that answers 2xx or 3xx.
+    Http {
+        /// Port.
+        port: u64,
+        /// Path.
+        path: String,
+    },
+}
+
+/// A health probe (Kubernetes `Probe`); times in seconds. Reserved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// What is asked.
+    pub action: ProbeAction,
+    /// Before the first one.
+    pub initial_delay: u64,
+    /// Between two.
+    pub period: u64,
+    /// Until it counts as failed.
+    pub timeout: u64,
+    /// How many failures in a row are one failure.
+    pub failure_threshold: u64,
+}
+
+/// A device node granted to a container (reserved).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceGrant {
+    /// On the device, `/dev/…`.
+    pub host_path: String,
+    /// In the container.
+    pub path: String,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+/// One container of a pod. What the image configures is resolved by the operator's CLI before signing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Unique in the pod.
+    pub name: Name,
+    /// What runs.
+    pub image: Image,
+    /// The whole argument vector, the program's own name first.
+    pub argv: Vec<String>,
+    /// Absolute; where relative paths begin.
+    pub working_dir: String,
+    /// Its limits.
+    pub resources: Resources,
+    /// Whether `/` refuses writing.
+    pub readonly_rootfs: bool,
+    /// How it executes.
+    pub engine: Engine,
+    /// The whole environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvVar>,
+    /// Folders.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// Overrides the pod's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<RestartPolicy>,
+    /// Restarted when it fails (reserved).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness_probe: Option<Probe>,
+    /// Not healthy before it succeeds (reserved).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_probe: Option<Probe>,
+    /// Nothing else is probed before it succeeds (reserved).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup_probe: Option<Probe>,
+    /// Device nodes (reserved).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceGrant>,
+    /// Linux capabilities by name (reserved; a wasm guest has none).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+}
+
+/// A port of the pod on the host (reserved).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// In the pod.
+    pub container_port: u64,
+    /// On the device.
+    pub host_port: u64,
+    /// UDP instead of TCP.
+    pub udp: bool,
+}
+
+/// What runs together under one parent cgroup (CRI v1 `PodSandboxConfig`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodTemplate {
+    /// What executes it.
+    pub runtime_class: RuntimeClass,
+    /// Its network.
+    pub network: Network,
+    /// When containers start again.
+    pub restart_policy: RestartPolicy,
+    /// Seconds between the request to stop and the kill.
+    pub termination_grace: u64,
+    /// At least one, at most 16.
+    pub containers: Vec<Container>,
+    /// Limits of all containers together.
+    pub resources: Resources,
+    /// Host name inside; absent is the deployment's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Folders to mount.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+    /// Labels of the pod; they select nothing on devices.
+    #[serde(default, skip_serializing_if = "TextMap::is_empty")]
+    pub labels: TextMap,
+    /// Notes.
+    #[serde(default, skip_serializing_if = "TextMap::is_empty")]
+    pub annotations: TextMap,
+    /// Ports (reserved).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
+    /// Kernel features without which the start is refused (reserved).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub required_features: Vec<String>,
+}
