@@ -1,0 +1,116 @@
+//! Cargo calls that need more than `cargo build`: the runner against the engine, and static programs. Fetches nothing itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Engine, Folder, Source, closure};
+use crate::arch::Arch;
+use crate::{output, paths, process};
+
+/// Cargo's profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// For tests.
+    Dev,
+    /// For what is shipped, and the demo.
+    Release,
+}
+
+impl Profile {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Builds `shoal-runner` against the engine and gives the binary. Start it with [`Engine::command`].
+pub(crate) fn build_runner(engine: &Engine, profile: Profile) -> Result<PathBuf> {
+    let mut command = cargo_build("shoal-runner", engine.arch, profile);
+    command.envs(engine.build_env());
+    if engine.source == Source::Bundled {
+        command.args(["--features", "bundled"]);
+    }
+    process::run(&mut command).context("build shoal-runner against the engine")?;
+    let binary = artifact("shoal-runner", engine.arch, profile)?;
+    if engine.source == Source::Bundled {
+        closure(&binary, Path::new(""), engine.arch, &engine.folder(Folder::Compile).join("lib"))?;
+    }
+    Ok(binary)
+}
+
+/// Builds a package as a static program (`+crt-static`), in a target folder of its own so that the flags disturb no other build.
+pub(crate) fn build_static(package: &str, arch: Arch, profile: Profile) -> Result<PathBuf> {
+    let mut command = cargo_build(package, arch, profile);
+    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", arch.triple_in_env());
+    command.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS");
+    process::run(&mut command).with_context(|| format!("build {package} as a static program"))?;
+    let binary = artifact(package, arch, profile)?;
+    if has_interpreter(&std::fs::read(&binary).with_context(|| format!("read {}", binary.display()))?)? {
+        bail!("{} asks for a dynamic loader although it was built with +crt-static", binary.display());
+    }
+    Ok(binary)
+}
+
+fn cargo_build(package: &str, arch: Arch, profile: Profile) -> Command {
+    output::step("build", &format!("{package} for {} ({})", arch.triple(), profile.name()));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(paths::workspace()).args(["build", "--package", package]);
+    command.args(["--target", arch.triple(), "--profile", profile.name()]);
+    command
+}
+
+fn artifact(package: &str, arch: Arch, profile: Profile) -> Result<PathBuf> {
+    let path = paths::target()?.join(arch.triple()).join(profile.folder()).join(package);
+    if !path.is_file() {
+        bail!("cargo reported success but {} is not there", path.display());
+    }
+    Ok(path)
+}
+
+/// Whether a 64-bit little-endian ELF file has a `PT_INTERP` header, that is, needs a dynamic loader.
+fn has_interpreter(elf: &[u8]) -> Result<bool> {
+    const PT_INTERP: u64 = 3;
+    let number = |at: usize, len: usize| -> Result<u64> {
+        let bytes = elf.get(at..at + len).context("the ELF file ends early")?;
+        Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    };
+    if !elf.starts_with(b"\x7fELF\x02\x01") {
+        bail!("not a 64-bit little-endian ELF file");
+    }
+    let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    for index in 0..count {
+        let at = usize::try_from(table + index * size)?;
+        if number(at, 4)? == PT_INTERP {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dynamic_program_is_told_from_one_without_a_loader() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(has_interpreter(&own).unwrap());
+        let mut none = own.clone();
+        none[56..58].copy_from_slice(&[0, 0]);
+        assert!(!has_interpreter(&none).unwrap());
+        assert!(has_interpreter(&own[..70]).is_err());
+        assert!(has_interpreter(b"\0asm").is_err());
+    }
+}
