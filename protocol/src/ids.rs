@@ -120,7 +120,9 @@ impl Serialize for Digest {
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: de::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let v = d.deserialize_byte_buf(BytesVisitor)?;
-        <[u8; 32]>::try_from(v.as_slice()).map(Self).map_err(|_| de::Error::invalid_length(v.len(), &"32 bytes"))
+        <[u8; 32]>::try_from(v.as_slice())
+            .map(Self)
+            .map_err(|_| de::Error::invalid_length(v.len(), &"32 bytes"))
     }
 }
 

@@ -3,6 +3,8 @@
 //! On the wire each struct is a map with integer keys in declaration order, each enum a unit variant (an integer)
 //! or a struct variant (a map of one). The CDDL stands in `docs/protocol.md`.
 
+use serde::{Serialize, de::DeserializeOwned};
+
 mod deployment;
 mod device;
 mod fleet;
@@ -78,4 +80,38 @@ impl Kind {
             Self::Removal => "removal",
         }
     }
+
+    /// Whether only the name exists so far.
+    pub fn is_reserved(self) -> bool {
+        matches!(self, Self::Config | Self::Secret | Self::Release | Self::Removal)
+    }
+
+    /// The most bytes that an envelope of this kind may have.
+    pub const fn size_cap(self) -> usize {
+        match self {
+            Self::Root => 64 << 10,
+            Self::Snapshot => 512 << 10,
+            Self::Deployment => 60 << 10,
+            Self::Report => 256 << 10,
+            Self::Device | Self::Token | Self::Order => 8 << 10,
+            Self::Fact | Self::Config | Self::Secret | Self::Release | Self::Removal => 4 << 10,
+        }
+    }
+}
+
+/// A payload that travels signed.
+pub trait Document: Serialize + DeserializeOwned {
+    /// What its content type says.
+    const KIND: Kind;
+}
+
+macro_rules! documents {
+    ($($name:ident: $kind:ident),*) => {
+        $(impl Document for $name { const KIND: Kind = Kind::$kind; })*
+    };
+}
+
+documents! {
+    Root: Root, Snapshot: Snapshot, Deployment: Deployment, DeviceRecord: Device, Token: Token, Order: Order,
+    Report: Report, Fact: Fact
 }
