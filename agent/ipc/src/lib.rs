@@ -1,1 +1,41 @@
-//! Fixed layouts that agent, guard and runner exchange
+//! What agent, guard and runner say to each other: fixed, versioned layouts over SEQPACKET sockets and sealed memfds.
+//!
+//! Never here: signatures, CBOR, JSON, decisions. Everything that arrives is bounded before it is read, and a
+//! message that is longer, shorter or other than its layout is refused whole.
+#![forbid(unsafe_code)]
+
+mod client;
+mod connection;
+mod error;
+mod layout;
+mod memfd;
+mod message;
+mod runner;
+mod ticket;
+mod types;
+mod wire;
+
+pub use client::{
+    AdmitClient, Enrolled, Event, EventStream, Have, RootAdmitClient, StartedInfo, SuperviseClient, Verdict,
+};
+pub use connection::{Connection, Listener, Peer, Received};
+pub use error::Error;
+pub use layout::{EngineDirs, Layout};
+pub use memfd::{MEMFD_MAX, read_sealed, sealed_memfd};
+pub use message::Msg;
+pub use runner::{CompileResult, EndRecord, Preopen, Spec};
+pub use ticket::{
+    EnvVar, Limits, Restart, TICKET_MAX, Ticket, TicketContainer, TicketFile, TicketMount, TicketVolume,
+    VolumeSource,
+};
+pub use types::{
+    Applied, Cause, CompiledInfo, ContainerState, DeviceInfo, Digest, EnrollMaterial, FactEvent, FactList,
+    FeatureSet, GuardStatus, HeldRevision, HeldRole, ModuleState, RefusalCount, SignedFact, SnapshotInfo,
+    StatsInfo, TrustSummary,
+};
+pub use wire::{Field, Reader, Writer, decode, encode};
+
+/// Both sides must speak this version; there is no negotiation, since all binaries are installed together.
+pub const VERSION: u16 = 1;
+/// The longest message on a socket, bytes.
+pub const MESSAGE_MAX: usize = 4096;
