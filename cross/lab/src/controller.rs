@@ -90,6 +90,10 @@ impl Controller {
         self.service.as_ref().map(Service::pid)
     }
 
+    pub(crate) fn forget(&mut self) {
+        self.service = None;
+    }
+
     /// Ends it in good order.
     pub fn stop(&mut self) {
         if let Some(mut service) = self.service.take() {

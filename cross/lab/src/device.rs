@@ -54,7 +54,8 @@ impl Device {
         let log = self.root.with_extension("guard.log");
         let mut command = self.command("shoal-guard");
         let mut service = Service::spawn(command.arg("supervise").arg("--root").arg(&self.root), &log)?;
-        let sockets = ["supervise.sock", "admit.sock", "admit-root.sock"].map(|s| self.root.join("run/shoal").join(s));
+        let sockets =
+            ["supervise.sock", "admit.sock", "admit-root.sock"].map(|s| self.root.join("run/shoal").join(s));
         wait_until("guard's sockets", Duration::from_secs(20), || {
             if let Some(status) = service.ended()? {
                 bail!("shoal-guard ended with {status}\n{}", service.output());
@@ -67,7 +68,8 @@ impl Device {
 
     /// Enrols with a join file.
     pub fn enroll(&self, join: &Path) -> Result<()> {
-        Finished::of(self.command("shoal-agent").arg("enroll").arg(join).arg("--root").arg(&self.root))?.ok()?;
+        Finished::of(self.command("shoal-agent").arg("enroll").arg(join).arg("--root").arg(&self.root))?
+            .ok()?;
         Ok(())
     }
 
@@ -98,6 +100,16 @@ impl Device {
     /// What guard printed so far.
     pub fn guard_output(&self) -> String {
         std::fs::read_to_string(self.root.with_extension("guard.log")).unwrap_or_default()
+    }
+
+    /// The agent's process id, while it runs.
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Service::pid)
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.agent = None;
+        self.guard = None;
     }
 
     /// Ends the agent as a power cut would.

@@ -14,7 +14,9 @@ pub use device::Device;
 pub use process::{Finished, Service, wait_until};
 
 use anyhow::{Context, Result, bail};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Where the binaries of one build are: `shoal`, `shoald`, `shoal-agent`, `shoal-guard`, `shoal-runner` and `engine/`.
 #[derive(Debug, Clone)]
@@ -39,6 +41,25 @@ impl Binaries {
         Self::in_dir(dir)
     }
 
+    /// These binaries where every user of the machine can start them: here, or copied to `copy` when a folder above
+    /// is closed to others (a clone under /root, say).
+    pub fn reachable_by_all(self, copy: &Path) -> Result<Self> {
+        let real = self.0.canonicalize().with_context(|| format!("find {}", self.0.display()))?;
+        let open = |dir: &Path| std::fs::metadata(dir).is_ok_and(|m| m.permissions().mode() & 0o001 != 0);
+        if real.ancestors().all(open) && self.engine_is_open(open) {
+            return Ok(self);
+        }
+        copy_tree(&real, copy)?;
+        Self::in_dir(copy)
+    }
+
+    fn engine_is_open(&self, open: impl Fn(&Path) -> bool) -> bool {
+        ["run", "compile"].iter().all(|folder| {
+            let real = self.0.join("engine").join(folder).canonicalize();
+            real.is_ok_and(|dir| dir.ancestors().all(&open))
+        })
+    }
+
     /// The path of one binary.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
@@ -48,6 +69,22 @@ impl Binaries {
     pub fn dir(&self) -> &Path {
         &self.0
     }
+}
+
+/// Copies a folder with what its links point to.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
+        let (source, target) = (entry.as_ref().map(std::fs::DirEntry::path), to);
+        let source = source.map_err(|e| anyhow::anyhow!("read {}: {e}", from.display()))?;
+        let target = target.join(source.file_name().context("an entry without a name")?);
+        if std::fs::metadata(&source).with_context(|| format!("look at {}", source.display()))?.is_dir() {
+            copy_tree(&source, &target)?;
+        } else {
+            std::fs::copy(&source, &target).with_context(|| format!("copy {}", source.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// A controller, its operator, and any number of devices, under one folder.
@@ -64,6 +101,8 @@ pub struct Lab {
     /// The devices, in the order in which they were added.
     pub devices: Vec<Device>,
 }
+
+const LEFT_RUNNING: &str = "left-running.json";
 
 /// Whether this process may set limits and users.
 pub fn is_root() -> bool {
@@ -86,6 +125,42 @@ impl Lab {
         lab.operator.login(&lab.controller)?;
         lab.operator.run(&["trust", "init", "--name", tag])?.ok()?;
         Ok(lab)
+    }
+
+    /// The path of one binary of this lab's build.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.bins.path(name)
+    }
+
+    /// Forgets all processes: they go on when this value is gone. What [`Lab::stop_left_running`] needs is written down.
+    pub fn leave_running(mut self) -> Result<()> {
+        let devices: Vec<_> = self.devices.iter().map(|d| (d.root.clone(), d.agent_pid())).collect();
+        let left = serde_json::json!({
+            "binaries": self.bins.0,
+            "controller": self.controller.pid(),
+            "devices": devices.iter().map(|(root, agent)| serde_json::json!({"root": root, "agent": agent})).collect::<Vec<_>>(),
+        });
+        let path = self.dir.join(LEFT_RUNNING);
+        std::fs::write(&path, left.to_string()).with_context(|| format!("write {}", path.display()))?;
+        self.controller.forget();
+        self.devices.iter_mut().for_each(Device::forget);
+        Ok(())
+    }
+
+    /// Ends what [`Lab::leave_running`] left under `dir`.
+    pub fn stop_left_running(dir: &Path) -> Result<()> {
+        let path = dir.join(LEFT_RUNNING);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("read {}: is a demo running there?", path.display()))?;
+        let left: serde_json::Value = serde_json::from_str(&text)?;
+        let bins = left["binaries"].as_str().map(Path::new).context("no binaries named")?;
+        for device in left["devices"].as_array().into_iter().flatten() {
+            process::terminate_pid(&device["agent"], "shoal-agent");
+            let root = device["root"].as_str().context("a device without a root")?;
+            Finished::of(Command::new(bins.join("shoal-guard")).args(["stop-all", "--root", root]))?.ok()?;
+        }
+        process::terminate_pid(&left["controller"], "shoald");
+        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
     }
 
     /// Writes a join file with these labels (`key=value,…`).

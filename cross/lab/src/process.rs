@@ -132,3 +132,17 @@ pub fn wait_until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Res
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// Asks a process of an earlier run to end, if its id still belongs to a program of that name; waits up to 10 s.
+pub(crate) fn terminate_pid(pid: &serde_json::Value, program: &str) {
+    let Some(pid) = pid.as_i64().and_then(|p| i32::try_from(p).ok()) else { return };
+    let comm = PathBuf::from(format!("/proc/{pid}/comm"));
+    let is_it = || std::fs::read_to_string(&comm).is_ok_and(|name| name.trim_end() == program);
+    if let (true, Some(raw)) = (is_it(), Pid::from_raw(pid)) {
+        let _ = kill_process(raw, Signal::TERM);
+        let end = Instant::now() + Duration::from_secs(10);
+        while is_it() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
