@@ -1,3 +1,6 @@
-//! The operator's command line: it signs, and talks to the controller
-
+//! `shoal`: the operator's command line.
+#![forbid(unsafe_code)]
+#![allow(dead_code)]
+mod error;
+mod manifest;
 fn main() {}

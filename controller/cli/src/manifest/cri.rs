@@ -1,0 +1,426 @@
+//! A CRI v1 pair, `PodSandboxConfig` and `ContainerConfig` as JSON (what `crictl runp` and `crictl create` take).
+//!
+//! Every field of both messages is known here: it is honoured, or a warning says why it is not. Unknown fields are
+//! problems. Never here: which devices, which image bytes, keys.
+
+use super::reader::{Field, Findings, Object};
+use super::tree::parse_json;
+use super::{ContainerDraft, Draft, empty_pod, limits, not_readable, pod, report};
+use crate::error::Result;
+use shoal_protocol::ids::Name;
+use shoal_protocol::latest::{
+    DeviceGrant, EnvVar, LogConsent, Mount, PortMapping, Resources, Rollout, Target, Volume, VolumeSource,
+};
+
+/// One of the two files.
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    /// Its name, for messages.
+    pub(crate) file: &'a str,
+    /// Its text.
+    pub(crate) text: &'a str,
+}
+
+/// What `--pod` and `--container` say, with the warnings of both files.
+pub(crate) fn parse(
+    sandbox: &Source<'_>,
+    container: &Source<'_>,
+    name: Option<&Name>,
+) -> Result<(Draft, [Findings; 2])> {
+    let pod_node = parse_json(sandbox.text).map_err(|e| not_readable(sandbox.file, "JSON", &e))?;
+    let node = parse_json(container.text).map_err(|e| not_readable(container.file, "JSON", &e))?;
+    let mut pf = Findings::new(sandbox.file);
+    let mut cf = Findings::new(container.file);
+    let root = |node| Field { path: String::new(), node };
+    let draft = pod_sandbox(&root(&pod_node), &mut pf, name);
+    let Some(mut draft) = draft.filter(|_| pf.problems.is_empty()) else { return Err(report(&pf)) };
+    let Some(found) = container_config(&root(&node), &mut cf, &mut draft).filter(|_| cf.problems.is_empty())
+    else {
+        return Err(report(&cf));
+    };
+    draft.containers.push(found);
+    Ok((draft, [pf, cf]))
+}
+
+const NO_WINDOWS: &str = "ignored: devices run Linux";
+const NO_PROCESSES: &str = "ignored: a wasm guest sees no processes, whatever namespace it is in";
+const OWN_USER: &str = "ignored: every container runs as its own unprivileged user, which the device chooses";
+const OWN_FILTER: &str =
+    "ignored: every container runs under Shoal's own filters, which no deployment can loosen";
+const NO_LABELS_OF_KERNEL: &str =
+    "ignored: devices are not expected to run SELinux; the sandbox does not rely on it";
+
+fn pod_sandbox(field: &Field<'_>, f: &mut Findings, name: Option<&Name>) -> Option<Draft> {
+    let mut o = field.object(f);
+    let mut template = empty_pod();
+    let mut own_name = None;
+    if let Some(metadata) = o.need("metadata", f) {
+        let mut m = metadata.object(f);
+        // With --name the sandbox's own name may be anything.
+        own_name = match (name, m.need("name", f)) {
+            (Some(n), Some(own)) => {
+                if own.loose_text(f).as_deref() != Some(n.as_str()) {
+                    own.warn(f, format!("the deployment is called {n}, as --name says"));
+                }
+                Some(n.clone())
+            }
+            (None, Some(own)) => own.parsed::<Name>(f),
+            (_, None) => None,
+        };
+        for (key, annotation) in
+            [("uid", "io.kubernetes.pod.uid"), ("namespace", "io.kubernetes.pod.namespace")]
+        {
+            if let Some(v) = m.get(key)
+                && let Some(text) = v.loose_text(f)
+                && !text.is_empty()
+            {
+                template.annotations.insert(annotation, text);
+                v.warn(f, format!("kept as the annotation {annotation} only: a fleet's names have no namespaces, and devices make their own ids"));
+            }
+        }
+        m.unsupported("attempt", f, "ignored: devices count a pod's starts themselves");
+        m.finish(f);
+    }
+    template.hostname = o.get("hostname").and_then(|h| h.text(f)).filter(|h| !h.is_empty());
+    o.unsupported(
+        "log_directory",
+        f,
+        "ignored: devices keep logs in a folder of their own, with a quota; see `shoal logs`",
+    );
+    if let Some(dns) = o.get("dns_config") {
+        let mut d = dns.object(f);
+        for key in ["servers", "searches", "options"] {
+            d.unsupported(key, f, "ignored: the pod has no network, so it resolves no names");
+        }
+        d.finish(f);
+    }
+    for p in o.get("port_mappings").map(|l| l.list(f)).unwrap_or_default() {
+        template.ports.extend(port_mapping(&p, f));
+    }
+    template.labels = o.get("labels").map(|l| l.text_map(f)).unwrap_or_default();
+    annotations(&mut o, f, &mut template.annotations);
+    let mut resources = Vec::new();
+    resources.extend(o.get("resources").map(|r| (r.clone(), limits::legacy_sandbox(&r, f))));
+    if let Some(linux) = o.get("linux") {
+        let mut l = linux.object(f);
+        l.unsupported(
+            "cgroup_parent",
+            f,
+            "ignored: the device's own policy names the parent of all pods' groups",
+        );
+        l.unsupported("sysctls", f, "ignored: no kernel settings are changed for a pod");
+        l.unsupported(
+            "overhead",
+            f,
+            "ignored: what a container costs beside its guest counts within its limit",
+        );
+        resources.extend(l.get("resources").map(|r| (r.clone(), limits::cri(&r, f))));
+        if let Some(s) = l.get("security_context") {
+            let mut s = s.object(f);
+            security(&mut s, f);
+            s.unsupported(
+                "readonly_rootfs",
+                f,
+                "ignored for the sandbox, which holds no files: set it in the container",
+            );
+            s.finish(f);
+        }
+        l.finish(f);
+    }
+    o.unsupported("windows", f, NO_WINDOWS);
+    o.finish(f);
+    let mut all = resources.into_iter();
+    if let Some((_, first)) = all.next() {
+        template.resources = first;
+    }
+    if let Some((place, second)) = all.next() {
+        let before = template.resources.clone();
+        template.resources = overlay(second, &before);
+        for d in limits::lower_wins(&before, &mut template.resources) {
+            place.warn(
+                f,
+                d.message.replace("the container's", "linux.resources'").replace("the pod's", "resources'"),
+            );
+        }
+    }
+    Some(Draft {
+        name: own_name?,
+        target: Target::default(),
+        rollout: Rollout::default(),
+        logs: LogConsent::default(),
+        expires: None,
+        not_before: None,
+        requires: Vec::new(),
+        pod: template,
+        containers: Vec::new(),
+    })
+}
+
+/// `first`, and `second` where it says nothing.
+fn overlay(first: Resources, second: &Resources) -> Resources {
+    let with_cpu = if first.cpu_quota.is_some() { &first } else { second };
+    Resources {
+        cpu_quota: with_cpu.cpu_quota,
+        cpu_period: with_cpu.cpu_period,
+        memory_limit: first.memory_limit.or(second.memory_limit),
+        memory_request: first.memory_request.or(second.memory_request),
+        cpu_shares: first.cpu_shares.or(second.cpu_shares),
+        ..first
+    }
+}
+
+/// Copies annotations; says of those that other runtimes obey that nobody obeys them here.
+fn annotations(o: &mut Object<'_>, f: &mut Findings, into: &mut shoal_protocol::text_map::TextMap) {
+    let Some(field) = o.get("annotations") else { return };
+    for (key, value) in field.text_map(f).iter() {
+        into.insert(key, value);
+        let obeyed_elsewhere =
+            ["security.alpha.kubernetes.io/", "seccomp.", "container.apparmor.", "io.kubernetes.cri-o."];
+        if obeyed_elsewhere.iter().any(|prefix| key.starts_with(prefix)) || key.contains("seccomp") {
+            let path = format!("{}.{key}", field.path);
+            f.warn(
+                field.place(),
+                &path,
+                format!("kept as a note and not obeyed ({value}): Shoal's own filters stay on"),
+            );
+        }
+    }
+}
+
+fn port_mapping(field: &Field<'_>, f: &mut Findings) -> Option<PortMapping> {
+    let mut o = field.object(f);
+    let container_port = o.need("container_port", f).and_then(|p| p.integer(f, 1, 65_535))?;
+    let host_port = o.get("host_port").and_then(|p| p.integer(f, 0, 65_535)).unwrap_or(0);
+    let protocol = o.get("protocol").and_then(|p| {
+        let words = [("0", 0), ("1", 1), ("2", 2), ("TCP", 0), ("UDP", 1), ("SCTP", 2)];
+        p.word(f, &words)
+    });
+    o.unsupported("host_ip", f, "ignored: the port is on all of the device's addresses");
+    o.finish(f);
+    if protocol == Some(2) {
+        field.problem(f, "SCTP is not supported");
+    }
+    let (container_port, host_port) = (container_port.unsigned_abs(), host_port.unsigned_abs());
+    if host_port == 0 {
+        field.warn(f, "a port without host_port is information only, and is not signed");
+        return None;
+    }
+    Some(PortMapping { container_port, host_port, udp: protocol == Some(1) })
+}
+
+/// What the security contexts of sandbox and container share.
+fn security(s: &mut Object<'_>, f: &mut Findings) {
+    if let Some(n) = s.get("namespace_options") {
+        let mut n = n.object(f);
+        if let Some(v) = n.get("network") {
+            match v.integer(f, 0, 3) {
+                Some(2) => v.problem(f, "the device's network (NODE) is not granted to a CRI pod: write a deployment file with `network: host`"),
+                Some(_) => v.warn(f, "a pod gets no network at all: this version runs guests without sockets"),
+                None => {}
+            }
+        }
+        for key in ["pid", "target_id"] {
+            if let Some(v) = n.get(key) {
+                v.warn(f, NO_PROCESSES);
+            }
+        }
+        if let Some(v) = n.get("ipc") {
+            v.warn(f, "ignored: a wasm guest has no System V IPC and no shared memory");
+        }
+        n.unsupported("userns_options", f, OWN_USER);
+        n.finish(f);
+    }
+    if let Some(v) = s.get("selinux_options") {
+        let mut l = v.object(f);
+        for key in ["user", "role", "type", "level"] {
+            l.unsupported(key, f, NO_LABELS_OF_KERNEL);
+        }
+        l.finish(f);
+    }
+    for key in ["run_as_user", "run_as_group", "supplemental_groups", "supplemental_groups_policy"] {
+        s.unsupported(key, f, OWN_USER);
+    }
+    for key in ["seccomp", "apparmor", "seccomp_profile_path"] {
+        s.unsupported(key, f, OWN_FILTER);
+    }
+    s.unsupported(
+        "privileged",
+        f,
+        "not granted: no container of Shoal is privileged; grant folders and devices one by one",
+    );
+}
+
+fn container_config(field: &Field<'_>, f: &mut Findings, draft: &mut Draft) -> Option<ContainerDraft> {
+    let mut o = field.object(f);
+    let mut name = None;
+    if let Some(metadata) = o.need("metadata", f) {
+        let mut m = metadata.object(f);
+        name = m.need("name", f).and_then(|n| n.parsed::<Name>(f));
+        m.unsupported("attempt", f, "ignored: devices count a container's starts themselves");
+        m.finish(f);
+    }
+    let image = o.need("image", f).and_then(|i| image(&i, f));
+    let mut c = ContainerDraft::new(name?, image?);
+    c.command = o.get("command").map(|l| l.texts(f)).unwrap_or_default();
+    c.args = o.get("args").map(|l| l.texts(f)).unwrap_or_default();
+    let working_dir = o.get("working_dir").filter(|w| !w.is_neutral());
+    c.working_dir = working_dir.and_then(|w| pod::absolute(&w, f));
+    for e in o.get("envs").map(|l| l.list(f)).unwrap_or_default() {
+        c.env.extend(env(&e, f));
+    }
+    for m in o.get("mounts").map(|l| l.list(f)).unwrap_or_default() {
+        c.mounts.extend(mount(&m, f, draft));
+    }
+    for d in o.get("devices").map(|l| l.list(f)).unwrap_or_default() {
+        c.devices.extend(device(&d, f));
+    }
+    merge_labels(&mut o, f, draft);
+    let mut notes = shoal_protocol::text_map::TextMap::default();
+    annotations(&mut o, f, &mut notes);
+    for (k, v) in notes.iter().filter(|(k, _)| draft.pod.annotations.get(k).is_none()).collect::<Vec<_>>() {
+        draft.pod.annotations.insert(k, v);
+    }
+    o.unsupported(
+        "log_path",
+        f,
+        "ignored: devices keep logs in a folder of their own, with a quota; see `shoal logs`",
+    );
+    for key in ["stdin", "stdin_once", "tty"] {
+        o.unsupported(key, f, "ignored: a deployed container has no terminal and nothing to read from");
+    }
+    if let Some(linux) = o.get("linux") {
+        let mut l = linux.object(f);
+        if let Some(r) = l.get("resources") {
+            c.resources = limits::cri(&r, f);
+            for d in limits::lower_wins(&draft.pod.resources, &mut c.resources) {
+                r.warn(f, d.message);
+            }
+        }
+        if let Some(s) = l.get("security_context") {
+            container_security(&s, f, &mut c);
+        }
+        l.finish(f);
+    }
+    o.unsupported("windows", f, NO_WINDOWS);
+    o.unsupported("CDI_devices", f, "ignored: name the device nodes in `devices`");
+    o.unsupported("stop_signal", f, "ignored: a wasm guest gets no signals");
+    o.finish(f);
+    Some(c)
+}
+
+fn image(field: &Field<'_>, f: &mut Findings) -> Option<String> {
+    let mut o = field.object(f);
+    let reference = o.need("image", f).and_then(|i| i.text(f));
+    if let Some(user) = o.get("user_specified_image")
+        && user.loose_text(f) != reference
+        && !user.is_neutral()
+    {
+        user.warn(f, "ignored: `image` says what runs");
+    }
+    o.unsupported("annotations", f, "ignored: an image is known by its digest alone");
+    o.unsupported("runtime_handler", f, "ignored: what runs a container is the pod's runtime class");
+    o.finish(f);
+    reference
+}
+
+fn env(field: &Field<'_>, f: &mut Findings) -> Option<EnvVar> {
+    let mut o = field.object(f);
+    let key = o.need("key", f).and_then(|k| k.text(f));
+    let value = o.get("value").map_or(Some(String::new()), |v| v.text(f));
+    o.finish(f);
+    pod::env_var(field, f, key?, value?)
+}
+
+/// A mount of a host folder becomes a volume of the pod.
+fn mount(field: &Field<'_>, f: &mut Findings, draft: &mut Draft) -> Option<Mount> {
+    let mut o = field.object(f);
+    let path = o.need("container_path", f).and_then(|p| pod::absolute(&p, f));
+    let host_path = o.need("host_path", f).and_then(|p| pod::absolute(&p, f));
+    let read_only = o.get("readonly").and_then(|r| r.bool(f)).unwrap_or(false);
+    o.unsupported("selinux_relabel", f, NO_LABELS_OF_KERNEL);
+    for key in ["propagation", "recursive_read_only"] {
+        if let Some(v) = o.get(key).filter(|v| !v.is_neutral())
+            && v.loose_text(f).as_deref() != Some("0")
+        {
+            v.warn(f, "ignored: a folder is opened for the guest, nothing is mounted over it");
+        }
+    }
+    for key in ["uidMappings", "gidMappings", "uid_mappings", "gid_mappings"] {
+        o.unsupported(key, f, OWN_USER);
+    }
+    for key in ["image", "image_sub_path"] {
+        o.unsupported(key, f, "ignored: only folders of the device can be mounted");
+    }
+    o.finish(f);
+    let source = VolumeSource::HostPath { path: host_path? };
+    let volume = match draft.pod.volumes.iter().find(|v| v.source == source) {
+        Some(v) => v.name.clone(),
+        None => {
+            let name: Name = format!("mount-{}", draft.pod.volumes.len()).parse().ok()?;
+            draft.pod.volumes.push(Volume { name: name.clone(), source });
+            name
+        }
+    };
+    Some(Mount { volume, path: path?, read_only })
+}
+
+fn device(field: &Field<'_>, f: &mut Findings) -> Option<DeviceGrant> {
+    let mut o = field.object(f);
+    let host_path = o.need("host_path", f).and_then(|p| pod::absolute(&p, f));
+    let path = o.get("container_path").and_then(|p| pod::absolute(&p, f)).or_else(|| host_path.clone());
+    let permissions = o.get("permissions").and_then(|p| p.text(f)).unwrap_or_default();
+    o.finish(f);
+    if permissions.contains('m') {
+        field.warn(f, "the permission m (mknod) is never granted");
+    }
+    Some(DeviceGrant { host_path: host_path?, path: path?, read_only: !permissions.contains('w') })
+}
+
+/// A pod has one set of labels; the container's join the sandbox's, which win.
+fn merge_labels(o: &mut Object<'_>, f: &mut Findings, draft: &mut Draft) {
+    let Some(field) = o.get("labels") else { return };
+    for (k, v) in field.text_map(f).iter() {
+        match draft.pod.labels.get(k) {
+            Some(pod) if pod != v => {
+                field.warn(
+                    f,
+                    format!("the label {k} is {pod:?} in the sandbox and {v:?} here: the sandbox's counts"),
+                );
+            }
+            _ => {
+                draft.pod.labels.insert(k, v);
+            }
+        }
+    }
+}
+
+fn container_security(field: &Field<'_>, f: &mut Findings, c: &mut ContainerDraft) {
+    let mut s = field.object(f);
+    security(&mut s, f);
+    c.readonly_rootfs = s.get("readonly_rootfs").and_then(|r| r.bool(f)).unwrap_or(false);
+    if let Some(caps) = s.get("capabilities") {
+        let mut k = caps.object(f);
+        let why = "not granted: a wasm guest makes no system calls of its own, so no capability reaches it";
+        k.unsupported("add_capabilities", f, why);
+        k.unsupported("add_ambient_capabilities", f, why);
+        k.unsupported("drop_capabilities", f, "nothing to drop: a container has no capabilities");
+        k.finish(f);
+    }
+    if let Some(v) = s.get("no_new_privs")
+        && v.bool(f) == Some(false)
+        && let super::tree::Value::Scalar { text, .. } = &v.node.value
+        && text == "false"
+    {
+        v.warn(f, "ignored: every container runs with no_new_privs");
+    }
+    s.unsupported("run_as_username", f, OWN_USER);
+    s.unsupported("apparmor_profile", f, OWN_FILTER);
+    for key in ["masked_paths", "readonly_paths"] {
+        s.unsupported(key, f, "ignored: a guest sees only the folders it was granted, and no /proc");
+    }
+    s.finish(f);
+}
+
+#[cfg(test)]
+#[path = "cri_tests.rs"]
+mod tests;

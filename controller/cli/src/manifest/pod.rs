@@ -1,0 +1,293 @@
+//! The Kubernetes-like pod spec of a deployment file.
+//!
+//! Never here: images (the reference stays text), selection, rollout.
+
+use super::reader::{Field, Findings, Object};
+use super::{ContainerDraft, limits, probe};
+use shoal_protocol::ids::Name;
+use shoal_protocol::latest::{
+    DeviceGrant, Engine, EnvVar, Mount, Network, PodTemplate, PortMapping, RestartPolicy, RuntimeClass,
+    Volume, VolumeSource,
+};
+
+const RESTART: [(&str, RestartPolicy); 3] = [
+    ("Always", RestartPolicy::Always),
+    ("OnFailure", RestartPolicy::OnFailure),
+    ("Never", RestartPolicy::Never),
+];
+
+/// Most containers of a pod.
+pub(super) const MAX_CONTAINERS: usize = 16;
+
+/// Reads `spec.template.spec` into `pod`; returns its containers.
+pub(super) fn read(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -> Vec<ContainerDraft> {
+    let mut o = field.object(f);
+    if let Some(v) = o.get("restartPolicy").and_then(|x| x.word(f, &RESTART)) {
+        pod.restart_policy = v;
+    }
+    if let Some(v) = o.get("terminationGracePeriodSeconds").and_then(|x| x.integer(f, 0, 3_600)) {
+        pod.termination_grace = v.unsigned_abs();
+    }
+    pod.hostname = o.get("hostname").and_then(|x| x.text(f));
+    if let Some(v) = o.get("runtimeClassName") {
+        let words =
+            [("wasm", RuntimeClass::Wasm), ("wasmedge", RuntimeClass::Wasm), ("oci", RuntimeClass::Oci)];
+        pod.runtime_class = v.word(f, &words).unwrap_or_default();
+    }
+    if let Some(v) = o.get("network") {
+        let words = [("none", Network::None), ("pod", Network::Pod), ("host", Network::Host)];
+        pod.network = v.word(f, &words).unwrap_or_default();
+    }
+    if let Some(v) = o.get("hostNetwork")
+        && v.bool(f) == Some(true)
+    {
+        pod.network = Network::Host;
+    }
+    if let Some(v) = o.get("resources") {
+        pod.resources = limits::kubernetes(&v, f);
+    }
+    for v in o.get("volumes").map(|l| l.list(f)).unwrap_or_default() {
+        if let Some(volume) = volume(&v, f) {
+            if pod.volumes.iter().any(|w| w.name == volume.name) {
+                v.problem(f, format!("the volume {} stands twice", volume.name));
+            }
+            pod.volumes.push(volume);
+        }
+    }
+    if let Some(v) = o.get("requiredFeatures") {
+        pod.required_features = v.texts(f);
+    }
+    let mut containers = Vec::new();
+    if let Some(list) = o.need("containers", f) {
+        let items = list.list(f);
+        if items.is_empty() || items.len() > MAX_CONTAINERS {
+            list.problem(f, format!("expected 1 to {MAX_CONTAINERS} containers, found {}", items.len()));
+        }
+        for item in items.iter().take(MAX_CONTAINERS) {
+            if let Some(c) = container(item, f, pod) {
+                if containers.iter().any(|d: &ContainerDraft| d.name == c.name) {
+                    item.problem(f, format!("the container {} stands twice", c.name));
+                }
+                containers.push(c);
+            }
+        }
+    }
+    unsupported(&mut o, f);
+    o.finish(f);
+    containers
+}
+
+/// What Kubernetes has and a wasm pod on a small device has not: known, and said why.
+fn unsupported(o: &mut Object<'_>, f: &mut Findings) {
+    o.unsupported(
+        "initContainers",
+        f,
+        "not run: use `requires` of another deployment, or do it in the program",
+    );
+    o.unsupported("nodeSelector", f, "ignored: devices are selected by spec.selector, which is signed");
+    o.unsupported("affinity", f, "ignored: devices are selected by spec.selector, which is signed");
+    o.unsupported("tolerations", f, "ignored: devices have no taints");
+    o.unsupported("serviceAccountName", f, "ignored: a pod has no account at a controller");
+    o.unsupported("imagePullSecrets", f, "ignored: devices fetch with their own certificate");
+    o.unsupported("dnsPolicy", f, "ignored: the pod has no network");
+    o.unsupported("dnsConfig", f, "ignored: the pod has no network");
+    o.unsupported("hostPID", f, "ignored: a wasm guest sees no processes");
+    o.unsupported("hostIPC", f, "ignored: a wasm guest has no System V IPC");
+    o.unsupported("securityContext", f, "ignored: every container runs as its own unprivileged user");
+}
+
+fn volume(field: &Field<'_>, f: &mut Findings) -> Option<Volume> {
+    let mut o = field.object(f);
+    let name = o.need("name", f).and_then(|n| n.parsed::<Name>(f));
+    let mut sources = Vec::new();
+    if let Some(empty) = o.get("emptyDir") {
+        let mut e = empty.object(f);
+        let size_limit = e.get("sizeLimit").and_then(|s| s.bytes(f));
+        e.unsupported("medium", f, "it is always memory");
+        e.finish(f);
+        sources.push(VolumeSource::EmptyDir { size_limit });
+    }
+    if let Some(host) = o.get("hostPath") {
+        let mut h = host.object(f);
+        let path = h.need("path", f).and_then(|p| absolute(&p, f));
+        h.unsupported("type", f, "nothing is made on the device: the folder must be there");
+        h.finish(f);
+        sources.extend(path.map(|path| VolumeSource::HostPath { path }));
+    }
+    if let Some(persistent) = o.get("persistent") {
+        let mut p = persistent.object(f);
+        let size_limit = p.get("sizeLimit").and_then(|s| s.bytes(f));
+        p.finish(f);
+        sources.push(VolumeSource::Persistent { size_limit });
+    }
+    o.finish(f);
+    if sources.len() != 1 {
+        field.problem(f, "expected exactly one of emptyDir, hostPath, persistent");
+    }
+    Some(Volume { name: name?, source: sources.pop()? })
+}
+
+/// An absolute, normalised path.
+pub(super) fn absolute(field: &Field<'_>, f: &mut Findings) -> Option<String> {
+    let text = field.text(f)?;
+    let normal =
+        text == "/" || (text.starts_with('/') && text[1..].split('/').all(|s| !matches!(s, "" | "." | "..")));
+    if !normal || text.contains('\0') {
+        field.problem(
+            f,
+            format!("expected an absolute path without `.`, `..` or doubled slashes, found {text:?}"),
+        );
+        return None;
+    }
+    Some(text)
+}
+
+fn container(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -> Option<ContainerDraft> {
+    let mut o = field.object(f);
+    let name = o.need("name", f).and_then(|n| n.parsed::<Name>(f));
+    let image = o.need("image", f).and_then(|i| i.text(f));
+    // Problems of the other fields are reported even when these two are missing.
+    let stand_in = || "x".parse::<Name>().ok();
+    let complete = name.is_some() && image.is_some();
+    let mut c = ContainerDraft::new(name.or_else(stand_in)?, image.unwrap_or_default());
+    c.command = o.get("command").map(|l| l.texts(f)).unwrap_or_default();
+    c.args = o.get("args").map(|l| l.texts(f)).unwrap_or_default();
+    c.working_dir = o.get("workingDir").and_then(|w| absolute(&w, f));
+    c.env = o.get("env").map(|l| l.list(f)).unwrap_or_default().iter().filter_map(|e| env(e, f)).collect();
+    if let Some(v) = o.get("resources") {
+        c.resources = limits::kubernetes(&v, f);
+        // A pod's limit above its containers' is what one expects; only one that cuts a container's short is worth a word.
+        for difference in
+            limits::lower_wins(&pod.resources, &mut c.resources).into_iter().filter(|d| d.pod_won)
+        {
+            v.warn(f, difference.message);
+        }
+    }
+    for m in o.get("volumeMounts").map(|l| l.list(f)).unwrap_or_default() {
+        c.mounts.extend(mount(&m, f, pod));
+    }
+    c.restart_policy = o.get("restartPolicy").and_then(|r| r.word(f, &RESTART));
+    c.liveness = o.get("livenessProbe").and_then(|p| probe::read(&p, f));
+    c.readiness = o.get("readinessProbe").and_then(|p| probe::read(&p, f));
+    c.startup = o.get("startupProbe").and_then(|p| probe::read(&p, f));
+    if let Some(v) = o.get("engine") {
+        c.engine =
+            v.word(f, &[("aot", Engine::Aot), ("interpreter", Engine::Interpreter)]).unwrap_or_default();
+    }
+    for d in o.get("devices").map(|l| l.list(f)).unwrap_or_default() {
+        c.devices.extend(device(&d, f));
+    }
+    for p in o.get("ports").map(|l| l.list(f)).unwrap_or_default() {
+        ports(&p, f, pod);
+    }
+    if let Some(s) = o.get("securityContext") {
+        security(&s, f, &mut c);
+    }
+    o.unsupported(
+        "imagePullPolicy",
+        f,
+        "ignored: the image is pinned by digest, so there is nothing to pull again",
+    );
+    o.unsupported("stdin", f, "ignored: a deployment has no terminal to read from");
+    o.unsupported("tty", f, "ignored: a deployment has no terminal");
+    o.unsupported("envFrom", f, "ignored: write the variables out under env");
+    o.unsupported("lifecycle", f, "ignored: a wasm guest gets no hooks");
+    o.unsupported("terminationMessagePath", f, "ignored: the end's cause and last lines are reported anyway");
+    o.finish(f);
+    complete.then_some(c)
+}
+
+fn env(field: &Field<'_>, f: &mut Findings) -> Option<EnvVar> {
+    let mut o = field.object(f);
+    let name = o.need("name", f).and_then(|n| n.text(f));
+    let value = o.get("value").map_or(Some(String::new()), |v| v.text(f));
+    if let Some(from) = o.get("valueFrom") {
+        from.problem(f, "valueFrom is not supported: write the value out");
+    }
+    o.finish(f);
+    env_var(field, f, name?, value?)
+}
+
+/// Checks a variable's name and bytes.
+pub(super) fn env_var(field: &Field<'_>, f: &mut Findings, name: String, value: String) -> Option<EnvVar> {
+    if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+        field.problem(
+            f,
+            format!("{name:?} cannot be an environment variable: no name may be empty or hold `=`"),
+        );
+        return None;
+    }
+    Some(EnvVar { name, value })
+}
+
+fn mount(field: &Field<'_>, f: &mut Findings, pod: &PodTemplate) -> Option<Mount> {
+    let mut o = field.object(f);
+    let volume = o.need("name", f);
+    let path = o.need("mountPath", f).and_then(|p| absolute(&p, f));
+    let read_only = o.get("readOnly").and_then(|r| r.bool(f)).unwrap_or(false);
+    o.unsupported("subPath", f, "the whole volume is mounted");
+    o.unsupported("mountPropagation", f, "mounts do not propagate");
+    o.finish(f);
+    let volume = volume?;
+    let name = volume.parsed::<Name>(f)?;
+    if !pod.volumes.iter().any(|v| v.name == name) {
+        let names: Vec<&str> = pod.volumes.iter().map(|v| v.name.as_str()).collect();
+        volume.problem(f, format!("no volume is called {name}; the pod's volumes: {}", names.join(", ")));
+    }
+    Some(Mount { volume: name, path: path?, read_only })
+}
+
+fn device(field: &Field<'_>, f: &mut Findings) -> Option<DeviceGrant> {
+    let mut o = field.object(f);
+    let host_path = o.need("hostPath", f).and_then(|p| absolute(&p, f));
+    let path = o.get("path").and_then(|p| absolute(&p, f)).or_else(|| host_path.clone());
+    let read_only = o.get("readOnly").and_then(|r| r.bool(f)).unwrap_or(false);
+    o.finish(f);
+    Some(DeviceGrant { host_path: host_path?, path: path?, read_only })
+}
+
+fn ports(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) {
+    let mut o = field.object(f);
+    let container_port =
+        o.need("containerPort", f).and_then(|p| p.integer(f, 1, 65_535)).map(i64::unsigned_abs);
+    let host_port = o.get("hostPort").and_then(|p| p.integer(f, 1, 65_535)).map(i64::unsigned_abs);
+    let udp = o.get("protocol").and_then(|p| p.word(f, &[("TCP", false), ("UDP", true)])).unwrap_or(false);
+    o.get("name");
+    o.unsupported("hostIP", f, "the port is on all of the device's addresses");
+    o.finish(f);
+    match (container_port, host_port) {
+        (Some(container_port), Some(host_port)) => {
+            pod.ports.push(PortMapping { container_port, host_port, udp })
+        }
+        (Some(_), None) => field.warn(f, "a port without hostPort is information only, and is not signed"),
+        _ => {}
+    }
+}
+
+fn security(field: &Field<'_>, f: &mut Findings, c: &mut ContainerDraft) {
+    let mut o = field.object(f);
+    c.readonly_rootfs = o.get("readOnlyRootFilesystem").and_then(|r| r.bool(f)).unwrap_or(false);
+    if let Some(caps) = o.get("capabilities") {
+        let mut k = caps.object(f);
+        c.capabilities = k.get("add").map(|a| a.texts(f)).unwrap_or_default();
+        // Dropping is what happens anyway.
+        k.get("drop").map(|d| d.texts(f));
+        k.finish(f);
+    }
+    if let Some(p) = o.get("privileged")
+        && p.bool(f) == Some(true)
+    {
+        p.problem(f, "no container of Shoal can be privileged; grant folders and devices one by one");
+    }
+    for name in ["runAsUser", "runAsGroup", "seccompProfile", "seLinuxOptions"] {
+        o.unsupported(
+            name,
+            f,
+            "ignored: every container runs as its own unprivileged user under Shoal's own filters",
+        );
+    }
+    // These two are what Shoal always does.
+    o.get("allowPrivilegeEscalation");
+    o.get("runAsNonRoot");
+    o.finish(f);
+}
