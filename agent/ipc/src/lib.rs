@@ -21,7 +21,7 @@ pub use client::{
 pub use connection::{Connection, Listener, Peer, Received};
 pub use error::Error;
 pub use layout::{EngineDirs, Layout};
-pub use memfd::{MEMFD_MAX, read_sealed, sealed_memfd};
+pub use memfd::{AREA_SIZE, MEMFD_MAX, answer_area, read_area, read_sealed, sealed_memfd};
 pub use message::Msg;
 pub use runner::{CompileResult, EndRecord, Preopen, Spec};
 pub use ticket::{

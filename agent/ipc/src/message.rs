@@ -342,6 +342,15 @@ messages! {
         /// The last lines of standard error, at most 1 KiB.
         stderr_tail: String,
     }
+    /// supervise → log, after supervise was restarted: which streams are open?
+    Reattach = 104, 0 {}
+    /// This one, with its read ends; `ListEnd` follows the last.
+    Stream = 105, 2 {
+        /// As in `Attach`.
+        id: u64,
+    }
+    /// supervise → log: end now.
+    End = 106, 0 {}
     /// supervise → log: delete a pod's folder.
     DropPod = 103, 0 {
         /// One name, below the folder of logs.

@@ -1,8 +1,9 @@
 //! What supervise tells a runner process, and what that answers: each one value in one descriptor.
 //!
-//! `shoal-runner run` gets a [`Spec`] as fd 3 (a sealed memfd) and writes exactly one [`EndRecord`] to fd 4 (a pipe).
+//! `shoal-runner run` gets a [`Spec`] as fd 3 (a sealed memfd) and writes exactly one [`EndRecord`] to fd 4.
 //! `shoal-runner compile` gets the module as fd 3 (read only), its scratch folder as working directory, where it leaves
-//! `out.so`, and writes exactly one [`CompileResult`] to fd 4.
+//! `out.so`, and writes exactly one [`CompileResult`] to fd 4. Descriptor 4 is an answer area: a memfd of a fixed size
+//! that starts as zeros, so that it can neither block nor fill anything, and is read after the process is gone.
 
 use crate::wire::{layout, tagged};
 
@@ -43,19 +44,19 @@ tagged! {
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub enum EndRecord: "end record" {
         /// `proc_exit`, or a return from `_start`.
-        Exit = 0 {
+        Exit = 1 {
             /// The guest's code.
             code: u32,
         },
         /// A trap.
-        Trap = 1 {
+        Trap = 2 {
             /// The engine's words, at most 1 KiB.
             message: String,
         },
         /// `memory.grow` was refused at the guest's own limit, and the guest failed of it.
-        GuestMemory = 2,
+        GuestMemory = 3,
         /// The guest never ran.
-        Refused = 3 {
+        Refused = 4 {
             /// A stable code.
             code: String,
             /// In words, at most 1 KiB.
@@ -69,7 +70,7 @@ tagged! {
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub enum CompileResult: "compile result" {
         /// `out.so` is there.
-        Done = 0 {
+        Done = 1 {
             /// Engine version.
             engine: String,
             /// Milliseconds.
@@ -78,7 +79,7 @@ tagged! {
             stripped_size: u64,
         },
         /// There is no code.
-        Failed = 1 {
+        Failed = 2 {
             /// A stable code (`unsupported_proposal`, `not_wasm`, `component_unsupported`, `compile_failed` …).
             code: String,
             /// In words, at most 1 KiB.
@@ -116,6 +117,23 @@ macro_rules! transfer {
 transfer!(Spec, SPEC_MAX);
 transfer!(EndRecord, ANSWER_MAX);
 transfer!(CompileResult, ANSWER_MAX);
+
+macro_rules! answer {
+    ($t:ty) => {
+        impl $t {
+            /// Reads what stands in an answer area: nothing when it was never written or holds no whole answer.
+            pub fn from_area(area: &[u8]) -> Option<Self> {
+                let mut r = crate::Reader::new(area);
+                let answer = <Self as crate::Field>::take(&mut r).ok()?;
+                let rest = r.raw(r.left()).ok()?;
+                rest.iter().all(|b| *b == 0).then_some(answer)
+            }
+        }
+    };
+}
+// Their tags begin at 1, so that zeros are no answer.
+answer!(EndRecord);
+answer!(CompileResult);
 transfer!(crate::Ticket, crate::TICKET_MAX);
 transfer!(crate::TrustSummary, crate::MEMFD_MAX);
 transfer!(crate::FactList, crate::MEMFD_MAX);
