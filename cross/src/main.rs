@@ -5,12 +5,14 @@ mod apt;
 mod arch;
 mod engine;
 mod fetch;
+mod guests;
 mod layout;
 mod output;
 mod paths;
 mod pins;
 mod process;
 mod sources;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -21,11 +23,15 @@ use clap::Parser;
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 enum Task {
     Engine(engine::Args),
+    Guests(guests::Args),
+    Setup(tools::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Engine(args) => engine::main(&args),
+        Task::Guests(args) => guests::main(&args),
+        Task::Setup(args) => tools::main(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,179 @@
+//! `cargo xtask test`: everything that must hold before code lands, in one order, with one count at the end.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::arch::Arch;
+use crate::assemble::assemble;
+use crate::engine::{self, Profile};
+use crate::guests;
+use crate::{output, paths, process, tools};
+
+/// Install what tests need, then run formatting, lints, dependency rules, docs, unit, property and end-to-end tests.
+///
+/// As root everything runs; without it, tests that need root are named and counted as skipped.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Longer forms of the slow suites too (fault injection, soak)
+    #[arg(long)]
+    full: bool,
+    /// Only the end-to-end tests whose name contains this
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn main(args: &Args) -> Result<()> {
+    let began = Instant::now();
+    let mut count = Count::default();
+    let mut broken = Vec::new();
+    if args.only.is_none() {
+        tools::ensure(tools::FOR_TESTS)?;
+    }
+    let engine = engine::ensure(Arch::host()?)?;
+    if args.only.is_none() {
+        for (name, step) in checks(&engine) {
+            stage(name, began);
+            match step() {
+                Ok(()) => count.passed += 1,
+                Err(error) => {
+                    output::error(&error);
+                    broken.push(name);
+                    count.failed += 1;
+                }
+            }
+        }
+    }
+    stage("binaries for the end-to-end tests", began);
+    let bins = assemble(Profile::Dev, true)?;
+    if args.only.is_none() {
+        stage("unit, property and integration tests", began);
+        run_tests(cargo(&["test", "--no-fail-fast", "--workspace"]).args(["--exclude", "shoal-lab", "--exclude", "shoal-runner"]).env("SHOAL_LIBEXEC", &bins), &mut count)?;
+        stage("the engine's runner", began);
+        let mut runner = cargo(&["test", "--no-fail-fast", "-p", "shoal-runner", "--target", engine.arch.triple()]);
+        run_tests(runner.envs(engine.build_env()), &mut count)?;
+    }
+    stage("end-to-end tests on real parts", began);
+    // One at a time: each is a whole fleet, and there may be two cores.
+    let mut lab = cargo(&["test", "--no-fail-fast", "-p", "shoal-lab", "--"]);
+    lab.args(["--test-threads", "1"]).args(&args.only).env("SHOAL_LAB_BIN", &bins);
+    if args.full {
+        lab.env("SHOAL_FULL", "1");
+    }
+    run_tests(&mut lab, &mut count)?;
+
+    for name in &count.skipped {
+        output::warn(&format!("skipped: {name}"));
+    }
+    for name in &broken {
+        output::warn(&format!("failed: {name}"));
+    }
+    output::step("done", &format!("in {:.0} s", began.elapsed().as_secs_f64()));
+    output::result(&format!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped.len()));
+    if count.failed > 0 {
+        bail!("{} of the checks and tests failed", count.failed);
+    }
+    Ok(())
+}
+
+type Check<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>);
+
+fn checks(engine: &engine::Engine) -> Vec<Check<'_>> {
+    let deny = |what: &'static str| {
+        move || {
+            let mut command = tools::cargo_deny()?;
+            process::run(command.current_dir(paths::workspace()).args(["check", what]))
+        }
+    };
+    vec![
+        ("formatting", Box::new(|| process::run(&mut cargo(&["fmt", "--all", "--check"])))),
+        (
+            "lints",
+            Box::new(|| process::run(&mut cargo(&["clippy", "--all-targets", "--", "-D", "warnings"]))),
+        ),
+        (
+            "lints of the runner",
+            Box::new(|| {
+                let mut clippy = cargo(&["clippy", "-p", "shoal-runner", "--all-targets"]);
+                clippy.args(["--target", engine.arch.triple(), "--", "-D", "warnings"]);
+                process::run(clippy.envs(engine.build_env()))
+            }),
+        ),
+        ("dependency rules: bans", Box::new(deny("bans"))),
+        ("dependency rules: licenses", Box::new(deny("licenses"))),
+        ("dependency rules: sources", Box::new(deny("sources"))),
+        (
+            "documentation",
+            Box::new(|| process::run(cargo(&["doc", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))),
+        ),
+        ("guests rebuild to the same bytes", Box::new(guests::check)),
+    ]
+}
+
+fn stage(name: &str, began: Instant) {
+    output::step("test", &format!("{name} ({:.0} s)", began.elapsed().as_secs_f64()));
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::workspace()).args(args);
+    command
+}
+
+/// Runs `cargo test`, shows what it prints, and counts; a build that fails is an error at once.
+fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("start cargo test")?;
+    let out = child.stdout.take().context("cargo test's output")?;
+    let (mut seen, mut failed) = (false, 0);
+    for line in BufReader::new(out).lines() {
+        let line = line.context("read what cargo test prints")?;
+        output::result(&line);
+        if let Some((passed, bad)) = parse_result(&line) {
+            seen = true;
+            count.passed += passed;
+            failed += bad;
+        }
+        if let Some(skipped) = line.trim_start().strip_prefix("SKIPPED ") {
+            // It returned early and is in `passed`; it must not count as such.
+            count.passed = count.passed.saturating_sub(1);
+            count.skipped.push(skipped.to_owned());
+        }
+    }
+    count.failed += failed;
+    let status = child.wait().context("wait for cargo test")?;
+    if !status.success() && failed == 0 {
+        bail!("cargo test ended with {status} before its tests did{}", if seen { "" } else { ": it does not build" });
+    }
+    Ok(())
+}
+
+/// Passed and failed of a line `test result: ok. 3 passed; 0 failed; …`.
+fn parse_result(line: &str) -> Option<(u64, u64)> {
+    let rest = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let number = |word: &str| {
+        rest.split("; ").find_map(|part| part.strip_suffix(word)?.trim().parse().ok())
+    };
+    Some((number("passed")?, number("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_and_other_lines_are_not() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.10s";
+        assert_eq!(parse_result(line), Some((12, 3)));
+        assert_eq!(parse_result("test x ... ok"), None);
+    }
+}
