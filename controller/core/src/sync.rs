@@ -1,0 +1,179 @@
+//! What a device is sent, given what it holds: roots in order, its record, the snapshot, and the documents that differ.
+//!
+//! Sending again is harmless (the device drops what it has), so when in doubt, it is sent.
+
+use shoal_protocol::ids::{DeviceId, Digest, Name};
+use shoal_protocol::latest::{Deployment, Entry, Hello, Liveness, Revision, SnapshotRef};
+use shoal_protocol::text_map::TextMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a device holds, as it said or as was sent to it since.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holds {
+    /// The newest root.
+    pub root_version: u64,
+    /// The snapshot.
+    pub snapshot: Option<SnapshotRef>,
+    /// Revisions by identity.
+    pub documents: BTreeMap<Digest, Name>,
+    /// Sequence of its own record; 0 when not known.
+    pub record: u64,
+}
+
+impl From<&Hello> for Holds {
+    fn from(hello: &Hello) -> Self {
+        Self {
+            root_version: hello.root_version,
+            snapshot: hello.snapshot,
+            documents: hello.held.iter().map(|h| (h.revision.digest, h.name.clone())).collect(),
+            record: 0,
+        }
+    }
+}
+
+/// What the fleet has for one device.
+#[derive(Debug, Clone)]
+pub struct Wants<'a> {
+    /// The newest root's version.
+    pub root_version: u64,
+    /// The sequence of the device's record.
+    pub record: u64,
+    /// The current snapshot.
+    pub snapshot: Option<SnapshotRef>,
+    /// For each live deployment that concerns it, what it shall have.
+    pub documents: Vec<(&'a Name, Revision)>,
+}
+
+/// One message to the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Send {
+    /// The root of this version.
+    Root(u64),
+    /// The device's record.
+    Record,
+    /// The current snapshot.
+    Snapshot,
+    /// The document of this identity.
+    Document(Digest),
+}
+
+/// Which revision of one deployment a device shall have: the newest once its wave is open, else the stable one. A
+/// device that holds the name and is no longer selected gets the newest all the same, so that it can see that (S21).
+pub fn wanted(
+    entry: &Entry,
+    document: impl Fn(&Digest) -> Option<std::sync::Arc<Deployment>>,
+    device: &DeviceId,
+    labels: &TextMap,
+    opened: bool,
+    holds_name: bool,
+) -> Option<Revision> {
+    if entry.liveness == Liveness::Removed {
+        return None;
+    }
+    let newest = document(&entry.newest.digest)?;
+    if !newest.target.selects(device, labels) {
+        return holds_name.then_some(entry.newest);
+    }
+    match entry.stable {
+        _ if opened => Some(entry.newest),
+        Some(stable) => document(&stable.digest).filter(|d| d.target.selects(device, labels)).map(|_| stable),
+        None => None,
+    }
+}
+
+/// The messages that take a device from what it holds to what the fleet has for it, in the order in which it needs
+/// them; `holds` becomes what it will hold once it has them.
+pub fn bring_up_to_date(holds: &mut Holds, wants: &Wants<'_>) -> Vec<Send> {
+    let mut out: Vec<Send> = (holds.root_version + 1..=wants.root_version).map(Send::Root).collect();
+    holds.root_version = holds.root_version.max(wants.root_version);
+    if wants.record > holds.record {
+        holds.record = wants.record;
+        out.push(Send::Record);
+    }
+    if wants.snapshot.is_some() && holds.snapshot != wants.snapshot {
+        holds.snapshot = wants.snapshot;
+        out.push(Send::Snapshot);
+    }
+    let mut seen = BTreeSet::new();
+    for (name, revision) in &wants.documents {
+        if seen.insert(revision.digest) && !holds.documents.contains_key(&revision.digest) {
+            holds.documents.insert(revision.digest, (*name).clone());
+            out.push(Send::Document(revision.digest));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::tests::deployment;
+    use shoal_protocol::latest::{EntryKind, Target};
+    use std::sync::Arc;
+
+    fn revision(n: u64) -> Revision {
+        Revision { sequence: n, digest: Digest::of(&n.to_be_bytes()) }
+    }
+
+    fn entry() -> Entry {
+        Entry {
+            kind: EntryKind::Deployment,
+            name: "app".parse().unwrap(),
+            liveness: Liveness::Live,
+            floor: 0,
+            newest: revision(2),
+            stable: Some(revision(1)),
+            removal: None,
+        }
+    }
+
+    fn device() -> DeviceId {
+        DeviceId::of_spki(b"d")
+    }
+
+    #[test]
+    fn a_held_device_gets_stable_and_an_opened_one_newest() {
+        let all = |_: &Digest| Some(Arc::new(deployment()));
+        let want = |opened| wanted(&entry(), all, &device(), &TextMap::default(), opened, false);
+        assert_eq!(want(false), Some(revision(1)));
+        assert_eq!(want(true), Some(revision(2)));
+        let first = Entry { stable: None, ..entry() };
+        assert_eq!(wanted(&first, all, &device(), &TextMap::default(), false, false), None);
+        let removed = Entry { liveness: Liveness::Removed, ..entry() };
+        assert_eq!(wanted(&removed, all, &device(), &TextMap::default(), true, true), None);
+    }
+
+    #[test]
+    fn s21_a_deselected_device_that_holds_the_name_is_told() {
+        let nobody = |_: &Digest| {
+            let mut d = deployment();
+            d.target = Target::default();
+            Some(Arc::new(d))
+        };
+        let want = |holds| wanted(&entry(), nobody, &device(), &TextMap::default(), false, holds);
+        assert_eq!(want(true), Some(revision(2)));
+        assert_eq!(want(false), None);
+    }
+
+    #[test]
+    fn roots_come_first_and_in_order_and_nothing_is_sent_twice() {
+        let name = "app".parse().unwrap();
+        let snapshot = Some(SnapshotRef { version: 7, digest: Digest::of(b"s") });
+        let wants = Wants { root_version: 3, record: 1, snapshot, documents: vec![(&name, revision(2))] };
+        let mut holds = Holds { root_version: 1, ..Holds::default() };
+        let sent = bring_up_to_date(&mut holds, &wants);
+        assert_eq!(
+            sent,
+            [Send::Root(2), Send::Root(3), Send::Record, Send::Snapshot, Send::Document(revision(2).digest)]
+        );
+        assert_eq!(bring_up_to_date(&mut holds, &wants), []);
+    }
+
+    #[test]
+    fn s26_a_device_that_is_ahead_is_not_sent_the_past() {
+        let wants = Wants { root_version: 1, record: 0, snapshot: None, documents: Vec::new() };
+        let mut holds = Holds { root_version: 4, ..Holds::default() };
+        assert_eq!(bring_up_to_date(&mut holds, &wants), []);
+        assert_eq!(holds.root_version, 4);
+    }
+}
