@@ -20,6 +20,8 @@ pub struct Device {
     pub cgroup_parent: String,
     /// Set in the environment of guard and agent at their next start.
     pub env: Vec<(String, String)>,
+    /// The user of every process, when it is not the caller's.
+    uid: Option<u32>,
     guard: Option<Service>,
     agent: Option<Service>,
 }
@@ -38,13 +40,31 @@ impl Device {
             root: root.to_owned(),
             cgroup_parent,
             env: Vec::new(),
+            uid: None,
             guard: None,
             agent: None,
         })
     }
 
+    /// Hands the device's folder to another user and runs all its processes under them.
+    pub fn give_to(&mut self, uid: u32) -> Result<()> {
+        Finished::of(Command::new("chown").arg("-R").arg(format!("{uid}:{uid}")).arg(&self.root))?.ok()?;
+        self.uid = Some(uid);
+        Ok(())
+    }
+
     fn command(&self, binary: &str) -> Command {
-        let mut command = Command::new(self.bins.path(binary));
+        let mut command = match self.uid {
+            None => Command::new(self.bins.path(binary)),
+            Some(uid) => {
+                let mut command = Command::new("setpriv");
+                command.args([format!("--reuid={uid}"), format!("--regid={uid}")]);
+                command
+                    .args(["--clear-groups", "--inh-caps=-all", "--bounding-set=-all"])
+                    .arg(self.bins.path(binary));
+                command
+            }
+        };
         command.env("SHOAL_LIBEXEC", self.bins.dir()).envs(self.env.iter().cloned());
         command
     }

@@ -179,8 +179,16 @@ impl Lab {
 
     /// A device with these labels, enrolled and running; returns its place in `devices`.
     pub fn add_device(&mut self, labels: &str) -> Result<usize> {
+        self.add_device_as(labels, None)
+    }
+
+    /// The same, with every process of the device under this user instead of the caller's.
+    pub fn add_device_as(&mut self, labels: &str, uid: Option<u32>) -> Result<usize> {
         let join = self.join_file(labels)?;
         let mut device = self.prepare_device()?;
+        if let Some(uid) = uid {
+            device.give_to(uid)?;
+        }
         device.start_guard()?;
         device.enroll(&join)?;
         device.start_agent()?;
