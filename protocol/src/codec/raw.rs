@@ -149,13 +149,10 @@ pub(super) fn check(bytes: &[u8], limits: Limits) -> Result<(), CodecError> {
         }
         let (major, value) = reader.head()?;
         match major {
-            major::BYTES => {
-                reader.take(value)?;
-            }
-            major::TEXT => {
-                if std::str::from_utf8(reader.take(value)?).is_err() {
-                    return reader.refuse("text that is not UTF-8");
-                }
+            major::BYTES | major::TEXT => {
+                let taken = reader.take(value)?;
+                let sound = major == major::BYTES || std::str::from_utf8(taken).is_ok();
+                sound.then_some(()).map_or_else(|| reader.refuse("text that is not UTF-8"), Ok)?;
             }
             major::ARRAY | major::MAP => {
                 let is_map = major == major::MAP;
@@ -216,17 +213,17 @@ impl Writer {
         let be = value.to_be_bytes();
         match value {
             0..=23 => self.0.push(top | be[7]),
-            24..=0xff => self.0.extend_from_slice(&[top | 24, be[7]]),
+            24..=0xff => self.0.extend_from_slice(&[top | 0x18, be[7]]),
             0x100..=0xffff => {
-                self.0.push(top | 25);
+                self.0.push(top | 0x19);
                 self.0.extend_from_slice(&be[6..]);
             }
             0x1_0000..=0xffff_ffff => {
-                self.0.push(top | 26);
+                self.0.push(top | 0x1a);
                 self.0.extend_from_slice(&be[4..]);
             }
             _ => {
-                self.0.push(top | 27);
+                self.0.push(top | 0x1b);
                 self.0.extend_from_slice(&be);
             }
         }

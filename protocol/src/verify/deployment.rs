@@ -1,0 +1,160 @@
+//! Deployments: signed within a grant, for this device, rising in sequence, listed by the held snapshot.
+
+use super::signatures::of_role;
+use super::snapshot::{entry_of, stable_of};
+use super::target::{Selection, selection};
+use super::{Case, MAX_JUMP, Standing, Verified, refuse, template, time};
+use crate::refusal::{Code, Refusal};
+use crate::v1::{Deployment, Liveness, Revision, Role, RoleName};
+
+pub(super) fn verify(case: &Case<'_>) -> Result<Verified<Deployment>, Refusal> {
+    let (roles, signers) = of_role(&case.signed, case.anchor()?, RoleName::Deployment)?;
+    let deployment: Deployment = case.decode()?;
+    template::check_form(&deployment)?;
+    case.check_fleet(&deployment.fleet)?;
+    check_grant(&roles, &deployment)?;
+    let selected = check_target(case, &deployment)?;
+    if selected {
+        template::check_supported(&deployment)?;
+    }
+    case.check_epoch(deployment.epoch)?;
+    let revision = Revision { sequence: deployment.sequence, digest: case.identity };
+    let held = check_sequence(case, &deployment, &revision)?;
+    check_snapshot(case, &deployment, &revision, held)?;
+    if !held {
+        case.check_time(deployment.issued_at, Some(deployment.not_after), "time to accept it")?;
+    }
+    let standing = match (selected, held) {
+        (false, _) => Standing::Deselected,
+        (true, true) => Standing::Held,
+        (true, false) => Standing::New,
+    };
+    Ok(Verified::new(deployment, case.identity, standing, signers))
+}
+
+/// One of the roles whose threshold is met must allow the name and all that the template asks for.
+fn check_grant(roles: &[&Role], deployment: &Deployment) -> Result<(), Refusal> {
+    let mut why = format!("{}: the signers' roles are for other name prefixes", deployment.name);
+    for role in roles.iter().filter(|r| deployment.name.as_str().starts_with(&r.prefix)) {
+        match role.ceiling.as_ref().and_then(|c| template::beyond(c, &deployment.template)) {
+            None => return Ok(()),
+            Some(what) => why = format!("{}: beyond the role's ceiling: {what}", deployment.name),
+        }
+    }
+    refuse(Code::RoleScope, why)
+}
+
+/// Whether it selects this device. One that does not is refused, unless it takes the place of one that did.
+fn check_target(case: &Case<'_>, deployment: &Deployment) -> Result<bool, Refusal> {
+    if !case.on_device() {
+        return Ok(true);
+    }
+    let Some(record) = &case.state.record else {
+        return refuse(Code::WrongTarget, "this device has no record yet, so nothing selects it");
+    };
+    let refusal = match selection(&deployment.target, &record.document, case.state.platform.as_ref()) {
+        Selection::Selected => return Ok(true),
+        Selection::EngineTooOld => {
+            let least = deployment.target.min_engine.clone().unwrap_or_default();
+            return refuse(Code::EngineTooOld, format!("{}: needs engine {least}", deployment.name));
+        }
+        Selection::Not(why) => Refusal::new(Code::WrongTarget, format!("{}: {why}", deployment.name)),
+    };
+    if case.is_stored() || case.state.deployments.contains_key(&deployment.name) {
+        Ok(false)
+    } else {
+        Err(refusal)
+    }
+}
+
+/// Whether exactly this revision was accepted before; refuses lower, forked and leaping sequences.
+fn check_sequence(case: &Case<'_>, deployment: &Deployment, revision: &Revision) -> Result<bool, Refusal> {
+    let name = &deployment.name;
+    let Some(history) = case.state.deployments.get(name) else { return Ok(case.is_stored()) };
+    if history.holds(revision) && (case.is_stored() || history.highest() == Some(*revision)) {
+        return Ok(true);
+    }
+    if case.is_stored() {
+        return match history.revisions.get(&revision.sequence) {
+            Some(_) => refuse(Code::Equivocation, format!("{name}: another sequence {}", revision.sequence)),
+            None => Ok(true),
+        };
+    }
+    let Some(highest) = history.highest().filter(|_| history.epoch >= deployment.epoch) else {
+        return Ok(false);
+    };
+    let other = history.revisions.get(&revision.sequence).is_some_and(|a| a.digest != revision.digest);
+    if other {
+        return refuse(
+            Code::Equivocation,
+            format!(
+                "{name}: sequence {} was accepted with other bytes; the first is kept",
+                revision.sequence
+            ),
+        );
+    }
+    if revision.sequence < highest.sequence {
+        return refuse(
+            Code::Rollback,
+            format!("{name}: sequence {}, {} was accepted", revision.sequence, highest.sequence),
+        );
+    }
+    if revision.sequence - highest.sequence > MAX_JUMP {
+        return refuse(
+            Code::SequenceJump,
+            format!("{name}: sequence {}, {} is known", revision.sequence, highest.sequence),
+        );
+    }
+    Ok(false)
+}
+
+/// Listing gates first acceptance only; the floor holds always.
+fn check_snapshot(
+    case: &Case<'_>,
+    deployment: &Deployment,
+    revision: &Revision,
+    held: bool,
+) -> Result<(), Refusal> {
+    let name = &deployment.name;
+    let snapshot = case.state.snapshot.as_ref().map(|s| &*s.document);
+    let entry = snapshot.and_then(|s| entry_of(s, name));
+    if let Some(entry) = entry
+        && snapshot.is_some_and(|s| s.epoch == deployment.epoch)
+        && revision.sequence < entry.floor
+    {
+        return refuse(
+            Code::BelowFloor,
+            format!("{name}: sequence {}, the floor is {}", revision.sequence, entry.floor),
+        );
+    }
+    if held {
+        return Ok(());
+    }
+    let Some(snapshot) = snapshot else {
+        // An observer without a snapshot looks at one document by itself; a device takes nothing unlisted.
+        return if case.on_device() {
+            refuse(Code::NotInSnapshot, "no snapshot is held yet")
+        } else {
+            Ok(())
+        };
+    };
+    let listed = entry.is_some_and(|e| {
+        e.liveness == Liveness::Live && (e.newest == *revision || stable_of(e) == *revision)
+    });
+    if !listed {
+        return refuse(
+            Code::NotInSnapshot,
+            format!("{name} sequence {} is not listed by snapshot {}", revision.sequence, snapshot.version),
+        );
+    }
+    if case.on_device() && time::check_not_after(case.time, snapshot.not_after, "snapshot").is_err() {
+        return refuse(
+            Code::SnapshotExpired,
+            format!(
+                "snapshot {} ended at {}, the time here is {}",
+                snapshot.version, snapshot.not_after.0, case.time.0
+            ),
+        );
+    }
+    Ok(())
+}

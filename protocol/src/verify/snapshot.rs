@@ -1,0 +1,169 @@
+//! Snapshots: signed by their own role, rising in version, never losing a live name or a step of any sequence.
+
+use super::signatures::{of_role, roles};
+use super::{Case, MAX_JUMP, Standing, Verified, refuse};
+use crate::ids::Name;
+use crate::refusal::{Code, Refusal};
+use crate::v1::{Entry, EntryKind, Key, Liveness, Revision, RoleName, Snapshot};
+
+/// How many names a snapshot may list.
+pub(super) const MAX_NAMES: usize = 4096;
+
+pub(super) fn verify(case: &Case<'_>) -> Result<Verified<Snapshot>, Refusal> {
+    let anchor = case.anchor()?;
+    let (_, signers) = of_role(&case.signed, anchor, RoleName::Snapshot)?;
+    let snapshot: Snapshot = case.decode()?;
+    check_form(&snapshot)?;
+    case.check_fleet(&snapshot.fleet)?;
+    if snapshot.root_version > anchor.root.document.version {
+        return refuse(
+            Code::RootBehind,
+            format!("it needs root {}, root {} is held", snapshot.root_version, anchor.root.document.version),
+        );
+    }
+    case.check_epoch(snapshot.epoch)?;
+    let held = case.state.snapshot.as_ref();
+    if held.is_some_and(|h| h.digest == case.identity) {
+        return Ok(Verified::new(snapshot, case.identity, Standing::Held, signers));
+    }
+    check_version(case, &snapshot)?;
+    if let Some(held) = held {
+        check_succession(&held.document, &snapshot)?;
+        check_removals(case, &held.document, &snapshot, &signers)?;
+    }
+    case.check_time(snapshot.issued_at, Some(snapshot.not_after), "snapshot")?;
+    Ok(Verified::new(snapshot, case.identity, Standing::New, signers))
+}
+
+/// The entry of a deployment.
+pub(super) fn entry_of<'s>(snapshot: &'s Snapshot, name: &Name) -> Option<&'s Entry> {
+    let key = (EntryKind::Deployment, name);
+    snapshot.entries.binary_search_by(|e| (e.kind, &e.name).cmp(&key)).ok().map(|at| &snapshot.entries[at])
+}
+
+/// What devices run until the newest revision's wave opens.
+pub(super) fn stable_of(entry: &Entry) -> Revision {
+    entry.stable.unwrap_or(entry.newest)
+}
+
+fn check_form(snapshot: &Snapshot) -> Result<(), Refusal> {
+    let entries = &snapshot.entries;
+    if entries.len() > MAX_NAMES {
+        return refuse(Code::Malformed, format!("{} names, at most {MAX_NAMES}", entries.len()));
+    }
+    if !entries.windows(2).all(|w| (w[0].kind, &w[0].name) < (w[1].kind, &w[1].name)) {
+        return refuse(Code::Malformed, "its entries are not ascending by kind and name");
+    }
+    for e in entries {
+        let redundant = e.stable == Some(e.newest);
+        if e.newest.sequence == 0 || stable_of(e).sequence > e.newest.sequence || redundant {
+            return refuse(Code::Malformed, format!("{}: stable does not lie below newest", e.name));
+        }
+    }
+    Ok(())
+}
+
+fn check_version(case: &Case<'_>, new: &Snapshot) -> Result<(), Refusal> {
+    let least = case.state.minima.map_or(0, |m| m.snapshot_version);
+    let held = case.state.snapshot.as_ref().map(|h| &h.document).filter(|h| h.epoch == new.epoch);
+    if let Some(held) = held {
+        if new.version < held.version {
+            return refuse(
+                Code::Rollback,
+                format!("version {}, version {} is held", new.version, held.version),
+            );
+        }
+        if new.version == held.version {
+            return refuse(
+                Code::Equivocation,
+                format!("another snapshot of version {} is held", held.version),
+            );
+        }
+    } else if case.state.snapshot.is_some() {
+        // A higher epoch begins anew: that is how a version that leapt is recovered from.
+        return Ok(());
+    }
+    if new.version < least {
+        return refuse(Code::Rollback, format!("version {}, the join file begins at {least}", new.version));
+    }
+    let base = held.map_or(least, |h| h.version.max(least));
+    // Without a snapshot and without minima nothing is known to measure from.
+    if (held.is_some() || case.state.minima.is_some()) && new.version - base > MAX_JUMP {
+        return refuse(Code::SequenceJump, format!("version {}, {base} is known", new.version));
+    }
+    Ok(())
+}
+
+/// Walks both lists once, side by side.
+fn check_succession(old: &Snapshot, new: &Snapshot) -> Result<(), Refusal> {
+    let same_epoch = old.epoch == new.epoch;
+    let mut olds = old.entries.iter().peekable();
+    for entry in &new.entries {
+        let key = (entry.kind, &entry.name);
+        while let Some(gone) = olds.next_if(|o| (o.kind, &o.name) < key) {
+            check_gone(gone)?;
+        }
+        match olds.next_if(|o| (o.kind, &o.name) == key) {
+            Some(before) if same_epoch => check_entry(before, entry)?,
+            None if same_epoch => check_jump(&entry.name, 0, entry.newest.sequence)?,
+            _ => {}
+        }
+    }
+    olds.try_for_each(check_gone)
+}
+
+fn check_gone(entry: &Entry) -> Result<(), Refusal> {
+    match entry.liveness {
+        Liveness::Live => refuse(Code::SnapshotRollback, format!("the live name {} is missing", entry.name)),
+        Liveness::Removed => Ok(()),
+    }
+}
+
+fn check_entry(old: &Entry, new: &Entry) -> Result<(), Refusal> {
+    let name = &new.name;
+    if new.newest.sequence < old.newest.sequence
+        || stable_of(new).sequence < stable_of(old).sequence
+        || new.floor < old.floor
+    {
+        return refuse(Code::SnapshotRollback, format!("{name}: a sequence or the floor falls"));
+    }
+    for (a, b) in [(old.newest, new.newest), (stable_of(old), stable_of(new)), (old.newest, stable_of(new))] {
+        if a.sequence == b.sequence && a.digest != b.digest {
+            return refuse(
+                Code::Equivocation,
+                format!("{name}: another document of sequence {}", a.sequence),
+            );
+        }
+    }
+    check_jump(name, old.newest.sequence, new.newest.sequence)
+}
+
+fn check_jump(name: &Name, known: u64, new: u64) -> Result<(), Refusal> {
+    if new.saturating_sub(known) > MAX_JUMP {
+        return refuse(Code::SequenceJump, format!("{name}: sequence {new}, {known} is known"));
+    }
+    Ok(())
+}
+
+/// A name's removal or a raised floor needs a key with `may_remove` for that name among the signers, until removals are
+/// documents of their own.
+fn check_removals(case: &Case<'_>, old: &Snapshot, new: &Snapshot, _signers: &[Key]) -> Result<(), Refusal> {
+    let root = &case.anchor()?.root.document;
+    let mut olds = old.entries.iter().peekable();
+    for entry in &new.entries {
+        let key = (entry.kind, &entry.name);
+        while olds.next_if(|o| (o.kind, &o.name) < key).is_some() {}
+        let before = olds.next_if(|o| (o.kind, &o.name) == key);
+        let removes =
+            entry.liveness == Liveness::Removed && before.is_some_and(|b| b.liveness == Liveness::Live);
+        let raises = before.is_some_and(|b| entry.floor > b.floor);
+        if removes || raises {
+            let allowed = roles(root, RoleName::Deployment)
+                .any(|r| r.may_remove && entry.name.as_str().starts_with(&r.prefix));
+            if !allowed {
+                return refuse(Code::RoleScope, format!("{}: no role may remove this name", entry.name));
+            }
+        }
+    }
+    Ok(())
+}

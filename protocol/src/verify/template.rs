@@ -1,0 +1,300 @@
+//! What a deployment must be by itself: well-formed, within a role's ceiling, and without values that are only reserved.
+
+use super::refuse;
+use super::target::parse_version;
+use crate::refusal::{Code, Refusal};
+use crate::v1::{
+    Ceiling, Container, Deployment, Engine, Image, Network, Operator, PodTemplate, Resources, RuntimeClass,
+    Target, VolumeSource,
+};
+use std::collections::BTreeSet;
+
+const MAX_CONTAINERS: usize = 16;
+const MAX_FILES: usize = 256;
+const MAX_VOLUMES: usize = 64;
+const MAX_REQUIRES: usize = 16;
+const MAX_GRACE: u64 = 24 * 3600;
+const MAX_DEADLINE: u64 = 30 * 24 * 3600;
+const MAX_PATH: usize = 1024;
+const MAX_MODULE: u64 = 256 << 20;
+const MAX_MANIFEST: u64 = 4 << 20;
+
+type Reserved = (&'static str, fn(&Deployment) -> bool);
+
+fn any(d: &Deployment, has: fn(&Container) -> bool) -> bool {
+    d.template.containers.iter().any(has)
+}
+
+fn any_resources(d: &Deployment, has: fn(&Resources) -> bool) -> bool {
+    has(&d.template.resources) || d.template.containers.iter().any(|c| has(&c.resources))
+}
+
+/// Every value that the wire has a place for and this version does not do yet: the one table.
+const RESERVED: &[Reserved] = &[
+    ("runtimeClass oci", |d| d.template.runtime_class == RuntimeClass::Oci),
+    ("network pod or host", |d| d.template.network != Network::None),
+    ("ports", |d| !d.template.ports.is_empty()),
+    ("required features", |d| !d.template.required_features.is_empty()),
+    ("a persistent volume with a size limit", |d| {
+        d.template
+            .volumes
+            .iter()
+            .any(|v| matches!(v.source, VolumeSource::Persistent { size_limit: Some(_) }))
+    }),
+    ("devices", |d| any(d, |c| !c.devices.is_empty())),
+    ("capabilities", |d| any(d, |c| !c.capabilities.is_empty())),
+    ("a liveness probe", |d| any(d, |c| c.liveness_probe.is_some())),
+    ("a readiness probe", |d| any(d, |c| c.readiness_probe.is_some())),
+    ("a startup probe", |d| any(d, |c| c.startup_probe.is_some())),
+    ("engine interpreter", |d| any(d, |c| c.engine == Engine::Interpreter)),
+    ("a total of CPU seconds", |d| any_resources(d, |r| r.cpu_seconds.is_some())),
+    ("a total of wall seconds", |d| any_resources(d, |r| r.wall_seconds.is_some())),
+    ("a ramp", |d| d.rollout.ramp.is_some()),
+    ("download windows", |d| !d.rollout.download_windows.is_empty()),
+    ("update windows", |d| !d.rollout.update_windows.is_empty()),
+];
+
+/// The reserved values that a deployment asks for, in words.
+pub fn unsupported(deployment: &Deployment) -> Vec<&'static str> {
+    RESERVED.iter().filter(|(_, asks)| asks(deployment)).map(|(what, _)| *what).collect()
+}
+
+pub(super) fn check_supported(deployment: &Deployment) -> Result<(), Refusal> {
+    match unsupported(deployment).as_slice() {
+        [] => Ok(()),
+        all => refuse(Code::UnsupportedValue, format!("{}: {}", deployment.name, all.join(", "))),
+    }
+}
+
+/// What of a template exceeds a ceiling.
+pub fn beyond(ceiling: &Ceiling, template: &PodTemplate) -> Option<String> {
+    if template.network > ceiling.network {
+        return Some(format!("network {:?}, at most {:?}", template.network, ceiling.network));
+    }
+    for volume in &template.volumes {
+        if let VolumeSource::HostPath { path } = &volume.source
+            && !ceiling.host_paths.iter().any(|allowed| is_below(path, allowed))
+        {
+            return Some(format!("host path {path}"));
+        }
+    }
+    for grant in template.containers.iter().flat_map(|c| &c.devices) {
+        if !ceiling.devices.contains(&grant.host_path) {
+            return Some(format!("device {}", grant.host_path));
+        }
+    }
+    let most = ceiling.memory?;
+    match pod_memory(template) {
+        Some(memory) if memory <= most => None,
+        Some(memory) => Some(format!("{memory} bytes of memory, at most {most}")),
+        None => Some(format!("memory without a limit, at most {most}")),
+    }
+}
+
+/// The most memory that a pod can use: its own limit or the sum of its containers', whichever is less.
+fn pod_memory(template: &PodTemplate) -> Option<u64> {
+    let sum = template
+        .containers
+        .iter()
+        .try_fold(0_u64, |sum, c| c.resources.memory_limit.map(|m| sum.saturating_add(m)));
+    match (template.resources.memory_limit, sum) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Whether `path` is `folder` or lies below it; both normalised.
+fn is_below(path: &str, folder: &str) -> bool {
+    folder == "/" || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Absolute, without empty, `.` or `..` parts, without NUL, and no longer than 1,024 bytes.
+fn is_path(path: &str) -> bool {
+    let parts = || path[1..].split('/');
+    path.len() <= MAX_PATH
+        && path.starts_with('/')
+        && !path.contains('\0')
+        && (path == "/" || parts().all(|p| !p.is_empty() && p != "." && p != ".."))
+}
+
+fn all_distinct<T: Ord>(items: impl IntoIterator<Item = T>) -> bool {
+    let mut seen = BTreeSet::new();
+    items.into_iter().all(|i| seen.insert(i))
+}
+
+/// Checks in words: what must hold, on what.
+struct Form<'a>(&'a Deployment);
+
+impl Form<'_> {
+    fn need(&self, holds: bool, rule: impl FnOnce() -> String) -> Result<(), Refusal> {
+        if holds { Ok(()) } else { refuse(Code::Malformed, format!("{}: {}", self.0.name, rule())) }
+    }
+}
+
+pub(super) fn check_form(deployment: &Deployment) -> Result<(), Refusal> {
+    let form = Form(deployment);
+    let pod = &deployment.template;
+    form.need(deployment.sequence >= 1, || "sequences begin at 1".into())?;
+    form.need((1..=MAX_CONTAINERS).contains(&pod.containers.len()), || {
+        "a pod has 1 to 16 containers".into()
+    })?;
+    form.need(all_distinct(pod.containers.iter().map(|c| &c.name)), || "two containers share a name".into())?;
+    form.need(pod.volumes.len() <= MAX_VOLUMES, || "a pod has at most 64 volumes".into())?;
+    form.need(all_distinct(pod.volumes.iter().map(|v| &v.name)), || "two volumes share a name".into())?;
+    form.need(pod.termination_grace <= MAX_GRACE, || "the grace to end is at most a day".into())?;
+    form.need(pod.hostname.as_deref().is_none_or(is_hostname), || "the host name is no DNS label".into())?;
+    for volume in &pod.volumes {
+        let sound = match &volume.source {
+            VolumeSource::HostPath { path } => is_path(path),
+            VolumeSource::EmptyDir { size_limit } | VolumeSource::Persistent { size_limit } => {
+                *size_limit != Some(0)
+            }
+        };
+        form.need(sound, || {
+            format!("volume {}: no normalised absolute path, or an empty size", volume.name)
+        })?;
+    }
+    check_resources(&form, "the pod", &pod.resources)?;
+    for container in &pod.containers {
+        check_container(&form, container)?;
+    }
+    check_target(&form, &deployment.target)?;
+    let rollout = &deployment.rollout;
+    form.need(rollout.deadline.is_none_or(|d| (1..=MAX_DEADLINE).contains(&d)), || {
+        "the rollout's deadline is 1 second to 30 days".into()
+    })?;
+    form.need(rollout.max_unavailable != Some(0), || "at least one device may be unavailable".into())?;
+    let requires = &deployment.requires;
+    form.need(
+        requires.len() <= MAX_REQUIRES
+            && all_distinct(requires.iter().map(|r| &r.name))
+            && requires.iter().all(|r| r.name != deployment.name),
+        || "it requires itself, one name twice, or more than 16".into(),
+    )
+}
+
+fn check_container(form: &Form<'_>, c: &Container) -> Result<(), Refusal> {
+    let name = &c.name;
+    check_image(form, c, &c.image)?;
+    let no_nul = |s: &String| !s.contains('\0');
+    form.need(!c.argv.is_empty() && c.argv.iter().all(no_nul), || {
+        format!("container {name}: the argument vector is empty or holds a NUL")
+    })?;
+    form.need(is_path(&c.working_dir), || {
+        format!("container {name}: the working folder is no absolute path")
+    })?;
+    form.need(
+        c.env.iter().all(|e| !e.name.is_empty() && !e.name.contains(['=', '\0']) && no_nul(&e.value)),
+        || {
+            format!(
+                "container {name}: an environment variable's name is empty or holds '=', or a NUL is in it"
+            )
+        },
+    )?;
+    form.need(all_distinct(c.env.iter().map(|e| &e.name)), || {
+        format!("container {name}: an environment variable stands twice")
+    })?;
+    let volumes = &form.0.template.volumes;
+    form.need(c.mounts.iter().all(|m| volumes.iter().any(|v| v.name == m.volume)), || {
+        format!("container {name}: a mount names no volume of the pod")
+    })?;
+    form.need(c.mounts.iter().all(|m| m.path != "/" && is_path(&m.path)), || {
+        format!("container {name}: a mount's path is not absolute and normalised, or is /")
+    })?;
+    form.need(all_distinct(c.mounts.iter().map(|m| &m.path)), || {
+        format!("container {name}: two mounts share a path")
+    })?;
+    check_resources(form, name.as_str(), &c.resources)
+}
+
+fn check_image(form: &Form<'_>, c: &Container, image: &Image) -> Result<(), Refusal> {
+    let name = &c.name;
+    form.need((1..=512).contains(&image.reference.len()), || {
+        format!("container {name}: an image reference has 1 to 512 bytes")
+    })?;
+    form.need(image.files.len() <= MAX_FILES, || format!("container {name}: more than 256 files"))?;
+    form.need((1..=MAX_MODULE).contains(&image.module.size), || {
+        format!("container {name}: a module has 1 byte to 256 MiB")
+    })?;
+    form.need((1..=MAX_MANIFEST).contains(&image.manifest_size), || {
+        format!("container {name}: a manifest has 1 byte to 4 MiB")
+    })?;
+    let mut paths: Vec<&str> = Vec::with_capacity(image.files.len() + 1);
+    for file in image.files.iter().chain(std::iter::once(&image.module)) {
+        form.need(file.path != "/" && is_path(&file.path) && file.mode <= 0o777, || {
+            format!(
+                "container {name}: file {:?}: no normalised absolute path, or a mode beyond 0777",
+                file.path
+            )
+        })?;
+        paths.push(&file.path);
+    }
+    let distinct: BTreeSet<&str> = paths.iter().copied().collect();
+    let is_folder_too = |p: &str| p.match_indices('/').skip(1).any(|(at, _)| distinct.contains(&p[..at]));
+    form.need(distinct.len() == paths.len() && !paths.iter().any(|p| is_folder_too(p)), || {
+        format!("container {name}: a file's path stands twice, or is a folder of another")
+    })
+}
+
+fn check_resources(form: &Form<'_>, whose: &str, r: &Resources) -> Result<(), Refusal> {
+    let within = |v: Option<u64>, least: u64, most: u64| v.is_none_or(|v| (least..=most).contains(&v));
+    let limits: [(&str, bool); 9] = [
+        ("memory limit (64 KiB to 1 TiB)", within(r.memory_limit, 64 << 10, 1 << 40)),
+        (
+            "memory request (at most the limit)",
+            within(r.memory_request, 0, r.memory_limit.unwrap_or(1 << 40)),
+        ),
+        ("CPU quota (1,000 µs to 1,000 s)", within(r.cpu_quota, 1000, 1_000_000_000)),
+        ("CPU period (1,000 to 1,000,000 µs)", within(r.cpu_period, 1000, 1_000_000)),
+        ("CPU shares (2 to 262,144)", within(r.cpu_shares, 2, 262_144)),
+        ("number of processes (1 to 1,000,000)", within(r.pids_limit, 1, 1_000_000)),
+        ("wasm pages (1 to 65,536)", within(r.wasm_pages, 1, 65_536)),
+        ("OOM score (−1000 to 1000)", r.oom_score_adj.is_none_or(|v| (-1000..=1000).contains(&v))),
+        (
+            "list of CPUs or memory nodes (0-3,7)",
+            [&r.cpuset_cpus, &r.cpuset_mems].into_iter().flatten().all(|l| is_list(l)),
+        ),
+    ];
+    for (what, holds) in limits {
+        form.need(holds, || format!("{whose}: {what} is out of range"))?;
+    }
+    Ok(())
+}
+
+/// The kernel's list format: ascending numbers and ranges below 4,096.
+fn is_list(list: &str) -> bool {
+    list.len() <= 256
+        && list.split(',').all(|part| {
+            let number = |s: &str| {
+                let digits = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+                digits.then(|| s.parse::<u32>().ok()).flatten().filter(|n| *n < 4096)
+            };
+            match part.split_once('-') {
+                Some((a, b)) => number(a).zip(number(b)).is_some_and(|(a, b)| a <= b),
+                None => number(part).is_some(),
+            }
+        })
+}
+
+fn is_hostname(name: &str) -> bool {
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    name.len() <= 63
+        && edge(name.bytes().next())
+        && edge(name.bytes().last())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+}
+
+fn check_target(form: &Form<'_>, target: &Target) -> Result<(), Refusal> {
+    let versions = [&target.min_agent, &target.min_engine];
+    form.need(versions.into_iter().flatten().all(|v| parse_version(v).is_some()), || {
+        "a least version is not major.minor.patch".into()
+    })?;
+    let expressions = target.selector.iter().flat_map(|s| &s.match_expressions);
+    form.need(
+        expressions.into_iter().all(|r| match r.operator {
+            Operator::In | Operator::NotIn => !r.values.is_empty(),
+            Operator::Exists | Operator::DoesNotExist => r.values.is_empty(),
+        }),
+        || "a selector's In or NotIn has no values, or Exists or DoesNotExist has some".into(),
+    )
+}
