@@ -6,7 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::env;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(problem) => {
             eprintln!("{problem}\n{USAGE}");
-            return ExitCode::from(2);
+            // Not `ExitCode::from(2)`: Rust 1.63 makes a 1 of it on WASI.
+            process::exit(2);
         }
     };
     match run(&settings) {
@@ -86,7 +87,9 @@ fn settings(
     }
     let milliseconds = match interval.parse() {
         Ok(milliseconds @ 10..=3_600_000) => milliseconds,
-        _ => return Err(format!("the interval `{interval}` is not a number of milliseconds in 10..=3600000")),
+        _ => {
+            return Err(format!("the interval `{interval}` is not a number of milliseconds in 10..=3600000"))
+        }
     };
     let count = count.parse().map_err(|_| format!("the count `{count}` is not a number"))?;
     Ok(Settings { name, interval: Duration::from_millis(milliseconds), count })
@@ -97,7 +100,8 @@ mod tests {
     use super::*;
 
     fn parse(environment: &[(&str, &str)], arguments: &[&str]) -> Result<Settings, String> {
-        let find = |name: &str| environment.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string());
+        let find =
+            |name: &str| environment.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string());
         settings(find, arguments.iter().map(|argument| argument.to_string()))
     }
 
