@@ -33,7 +33,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 pub(crate) fn assemble(profile: Profile, failpoints: bool) -> Result<PathBuf> {
     let arch = Arch::host()?;
     let engine = engine::ensure(arch)?;
-    let features: &[&str] = if failpoints { &["shoal-agent/failpoints", "shoal-guard/failpoints"] } else { &[] };
+    let features: &[&str] =
+        if failpoints { &["shoal-agent/failpoints", "shoal-guard/failpoints"] } else { &[] };
     let dir = paths::target()?.join("shoal").join(profile.folder());
     layout::create(&dir)?;
 
@@ -49,7 +50,8 @@ pub(crate) fn assemble(profile: Profile, failpoints: bool) -> Result<PathBuf> {
     for name in ["shoal", "shoald", "shoal-agent", "shoal-attack"] {
         place(&built.join(name), &dir.join(name))?;
     }
-    let guard_features: Vec<&str> = features.iter().filter(|f| f.starts_with("shoal-guard")).copied().collect();
+    let guard_features: Vec<&str> =
+        features.iter().filter(|f| f.starts_with("shoal-guard")).copied().collect();
     place(&engine::build_static("shoal-guard", arch, profile, &guard_features)?, &dir.join("shoal-guard"))?;
     place(&engine::build_runner(&engine, profile)?, &dir.join("shoal-runner"))?;
 

@@ -20,7 +20,9 @@ pub(crate) const UNCONFINED: u8 = 10;
 ///
 /// Exit codes: 0 all was shown; 1 something failed; 10 all that works without root was shown, limits were not.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  cargo xtask demo            everything, cleaned up after\n  cargo xtask demo --keep     leave it running and say how to look around")]
+#[command(
+    after_help = "Examples:\n  cargo xtask demo            everything, cleaned up after\n  cargo xtask demo --keep     leave it running and say how to look around"
+)]
 pub(crate) struct Args {
     /// Leave controller and devices running at the end
     #[arg(long)]
@@ -75,7 +77,10 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     if args.dir.is_none() {
         std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
     }
-    output::result(&format!("nothing is left: no process, no control group, no mount ({:.1} s)", began.elapsed().as_secs_f64()));
+    output::result(&format!(
+        "nothing is left: no process, no control group, no mount ({:.1} s)",
+        began.elapsed().as_secs_f64()
+    ));
     Ok(code)
 }
 
@@ -95,7 +100,9 @@ impl Demo {
 
         self.say("import the example images and sign deployments");
         let apps = paths::workspace().join("deploy/apps/prebuilt");
-        for (file, reference) in [("wasi-example.wasm", "wasi-example:1.0"), ("sensor.wasm", "sensor:1.0")] {
+        for (file, reference) in
+            [("wasi_example_main.wasm", "wasi-example:1.0"), ("sensor.wasm", "sensor:1.0")]
+        {
             let file = apps.join(file);
             self.show(&["image", "import", text(&file)?, reference])?;
         }
@@ -110,7 +117,10 @@ impl Demo {
 
         self.say("wait until they run");
         self.wait_for_pods("sensor", 3)?;
-        output::step("running", &format!("on three devices {:.1} s after `apply`", applied.elapsed().as_secs_f64()));
+        output::step(
+            "running",
+            &format!("on three devices {:.1} s after `apply`", applied.elapsed().as_secs_f64()),
+        );
         self.wait_for_pods("wasi-example", 3)?;
         self.show(&["get", "deployments"])?;
         self.show(&["get", "pods"])?;
@@ -119,8 +129,16 @@ impl Demo {
         self.say("the program's own words, from the first device");
         self.show(&["logs", "wasi-example", "--tail", "30", "--limit-devices", "1"])?;
         self.say("two attacks, by a thief who has the whole controller");
-        self.attack("flip", "bad_signature", "a real deployment with one flipped byte, sent through the broker")?;
-        self.attack("online-key", "role_scope", "an own deployment, signed with the controller's online key")?;
+        self.attack(
+            "flip",
+            "bad_signature",
+            "a real deployment with one flipped byte, sent through the broker",
+        )?;
+        self.attack(
+            "online-key",
+            "role_scope",
+            "an own deployment, signed with the controller's online key",
+        )?;
         self.attack("fresh-key", "unknown_key", "an own deployment, signed with a key that nobody knows")?;
         self.show(&["get", "pods"])?;
         Ok(ExitCode::SUCCESS)
@@ -153,7 +171,8 @@ impl Demo {
     }
 
     fn show_limits(&self) -> Result<()> {
-        let mut rows = vec!["DEVICE         CONTAINER       MEMORY  PEAK    LIMIT   CPU USED  CPU LIMIT".to_owned()];
+        let mut rows =
+            vec!["DEVICE         CONTAINER       MEMORY  PEAK    LIMIT   CPU USED  CPU LIMIT".to_owned()];
         for name in ["sensor", "wasi-example"] {
             for pod in self.pods(name)? {
                 for c in pod["containers"].as_array().into_iter().flatten() {
@@ -162,7 +181,8 @@ impl Demo {
                         (Some(q), Some(p)) if p > 0 => format!("{}m", q * 1000 / p),
                         _ => "-".to_owned(),
                     };
-                    let used = c["cpu_usage"].as_u64().map_or("-".to_owned(), |us| format!("{} ms", us / 1000));
+                    let used =
+                        c["cpu_usage"].as_u64().map_or("-".to_owned(), |us| format!("{} ms", us / 1000));
                     rows.push(format!(
                         "{:<14.12} {:<15} {:<7} {:<7} {:<7} {used:<9} {cpu}",
                         pod["device"].as_str().unwrap_or("-"),
@@ -200,7 +220,7 @@ impl Demo {
         output::warn("not root: users, limits and mounts of containers cannot be enforced here");
         self.say("a container with limits is refused");
         self.show(&["apply", "-f", text(&examples.join("sensor.yaml"))?, "--yes"])?;
-        let pod = wait_until("the refusal", Duration::from_secs(60), || {
+        let pod = wait_until("the refusal", Duration::from_mins(1), || {
             Ok(self.pods("sensor")?.into_iter().find(|p| p["reason"] == "kernel_unsupported"))
         })?;
         output::step("refused", pod["message"].as_str().unwrap_or("kernel_unsupported"));

@@ -29,6 +29,11 @@ pub(crate) struct Args {
     check: bool,
 }
 
+/// Builds all guests anew and compares them with the committed files.
+pub(crate) fn check() -> Result<()> {
+    main(&Args { check: true })
+}
+
 /// Runs the command.
 pub(crate) fn main(args: &Args) -> Result<()> {
     let apps = paths::workspace().join("deploy/apps");

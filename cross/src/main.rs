@@ -3,6 +3,9 @@
 
 mod apt;
 mod arch;
+mod assemble;
+mod bench;
+mod demo;
 mod engine;
 mod fetch;
 mod guests;
@@ -12,6 +15,7 @@ mod paths;
 mod pins;
 mod process;
 mod sources;
+mod test;
 mod tools;
 
 use std::process::ExitCode;
@@ -23,18 +27,27 @@ use clap::Parser;
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 enum Task {
     Engine(engine::Args),
+    Build(assemble::Args),
+    Demo(demo::Args),
+    Test(test::Args),
+    Bench(bench::Args),
     Guests(guests::Args),
     Setup(tools::Args),
 }
 
 fn main() -> ExitCode {
+    let success = |()| ExitCode::SUCCESS;
     let done = match Task::parse() {
-        Task::Engine(args) => engine::main(&args),
-        Task::Guests(args) => guests::main(&args),
-        Task::Setup(args) => tools::main(&args),
+        Task::Engine(args) => engine::main(&args).map(success),
+        Task::Build(args) => assemble::main(&args).map(success),
+        Task::Demo(args) => demo::main(&args),
+        Task::Test(args) => test::main(&args).map(success),
+        Task::Bench(args) => bench::main(&args).map(success),
+        Task::Guests(args) => guests::main(&args).map(success),
+        Task::Setup(args) => tools::main(&args).map(success),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             output::error(&error);
             ExitCode::FAILURE

@@ -38,7 +38,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let mut count = Count::default();
     let mut broken = Vec::new();
     if args.only.is_none() {
-        tools::ensure(tools::FOR_TESTS)?;
+        tools::ensure(&tools::Tool::ALL)?;
     }
     let engine = engine::ensure(Arch::host()?)?;
     if args.only.is_none() {
@@ -58,9 +58,15 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let bins = assemble(Profile::Dev, true)?;
     if args.only.is_none() {
         stage("unit, property and integration tests", began);
-        run_tests(cargo(&["test", "--no-fail-fast", "--workspace"]).args(["--exclude", "shoal-lab", "--exclude", "shoal-runner"]).env("SHOAL_LIBEXEC", &bins), &mut count)?;
+        run_tests(
+            cargo(&["test", "--no-fail-fast", "--workspace"])
+                .args(["--exclude", "shoal-lab", "--exclude", "shoal-runner"])
+                .env("SHOAL_LIBEXEC", &bins),
+            &mut count,
+        )?;
         stage("the engine's runner", began);
-        let mut runner = cargo(&["test", "--no-fail-fast", "-p", "shoal-runner", "--target", engine.arch.triple()]);
+        let mut runner =
+            cargo(&["test", "--no-fail-fast", "-p", "shoal-runner", "--target", engine.arch.triple()]);
         run_tests(runner.envs(engine.build_env()), &mut count)?;
     }
     stage("end-to-end tests on real parts", began);
@@ -79,7 +85,12 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         output::warn(&format!("failed: {name}"));
     }
     output::step("done", &format!("in {:.0} s", began.elapsed().as_secs_f64()));
-    output::result(&format!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped.len()));
+    output::result(&format!(
+        "{} passed, {} failed, {} skipped",
+        count.passed,
+        count.failed,
+        count.skipped.len()
+    ));
     if count.failed > 0 {
         bail!("{} of the checks and tests failed", count.failed);
     }
@@ -91,7 +102,7 @@ type Check<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>);
 fn checks(engine: &engine::Engine) -> Vec<Check<'_>> {
     let deny = |what: &'static str| {
         move || {
-            let mut command = tools::cargo_deny()?;
+            let mut command = Command::new(tools::Tool::CargoDeny.program()?);
             process::run(command.current_dir(paths::workspace()).args(["check", what]))
         }
     };
@@ -114,7 +125,9 @@ fn checks(engine: &engine::Engine) -> Vec<Check<'_>> {
         ("dependency rules: sources", Box::new(deny("sources"))),
         (
             "documentation",
-            Box::new(|| process::run(cargo(&["doc", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))),
+            Box::new(|| {
+                process::run(cargo(&["doc", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
+            }),
         ),
         ("guests rebuild to the same bytes", Box::new(guests::check)),
     ]
@@ -152,7 +165,10 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
     count.failed += failed;
     let status = child.wait().context("wait for cargo test")?;
     if !status.success() && failed == 0 {
-        bail!("cargo test ended with {status} before its tests did{}", if seen { "" } else { ": it does not build" });
+        bail!(
+            "cargo test ended with {status} before its tests did{}",
+            if seen { "" } else { ": it does not build" }
+        );
     }
     Ok(())
 }
@@ -160,9 +176,7 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
 /// Passed and failed of a line `test result: ok. 3 passed; 0 failed; …`.
 fn parse_result(line: &str) -> Option<(u64, u64)> {
     let rest = line.strip_prefix("test result: ")?.split_once(". ")?.1;
-    let number = |word: &str| {
-        rest.split("; ").find_map(|part| part.strip_suffix(word)?.trim().parse().ok())
-    };
+    let number = |word: &str| rest.split("; ").find_map(|part| part.strip_suffix(word)?.trim().parse().ok());
     Some((number("passed")?, number("failed")?))
 }
 

@@ -69,10 +69,8 @@ fn the_cri_files_of_the_tutorial_run_as_they_are_and_no_field_is_dropped_in_sile
     }
     let fleet = fleet_with(1);
     let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
-    let module = examples.join("apps/prebuilt/wasi-example.wasm");
-    // The tutorial's image holds the module under the name that the container file's first argument gives.
-    let renamed = fleet.file("wasi_example_main.wasm", std::fs::read(module).unwrap());
-    fleet.shoal(&["image", "import", utf8(&renamed), "hydai/wasm-wasi-example:latest"]);
+    let module = examples.join("apps/prebuilt/wasi_example_main.wasm");
+    fleet.shoal(&["image", "import", utf8(&module), "hydai/wasm-wasi-example:latest"]);
     let (pod, container) = (
         examples.join("examples/cri/sandbox_config.json"),
         examples.join("examples/cri/container_wasi.json"),

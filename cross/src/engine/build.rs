@@ -19,14 +19,14 @@ pub(crate) enum Profile {
 }
 
 impl Profile {
-    fn folder(self) -> &'static str {
+    pub(crate) fn folder(self) -> &'static str {
         match self {
             Self::Dev => "debug",
             Self::Release => "release",
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Dev => "dev",
             Self::Release => "release",
@@ -50,8 +50,16 @@ pub(crate) fn build_runner(engine: &Engine, profile: Profile) -> Result<PathBuf>
 }
 
 /// Builds a package as a static program (`+crt-static`), in a target folder of its own so that the flags disturb no other build.
-pub(crate) fn build_static(package: &str, arch: Arch, profile: Profile) -> Result<PathBuf> {
+pub(crate) fn build_static(
+    package: &str,
+    arch: Arch,
+    profile: Profile,
+    features: &[&str],
+) -> Result<PathBuf> {
     let mut command = cargo_build(package, arch, profile);
+    if !features.is_empty() {
+        command.args(["--features", &features.join(",")]);
+    }
     let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", arch.triple_in_env());
     command.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS");
     process::run(&mut command).with_context(|| format!("build {package} as a static program"))?;

@@ -49,7 +49,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         let version = process::capture(engine.command(Folder::Compile, &runner).arg("--version"))
             .context("start shoal-runner through the engine's own loader")?;
         output::step("runs", version.lines().next().unwrap_or_default());
-        let guard = build_static("shoal-guard", arch, profile)?;
+        let guard = build_static("shoal-guard", arch, profile, &[])?;
         output::result(&format!("{}", guard.display()));
         let lib = engine.folder(Folder::Compile).join("lib");
         let loader = engine.loader(Folder::Compile);

@@ -1,0 +1,319 @@
+//! `cargo xtask bench`: the budgets of the main job, measured on this machine in one run, beside something else where there is one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use shoal_lab::{Binaries, Lab, wait_until};
+
+use crate::assemble::assemble;
+use crate::engine::Profile;
+use crate::{output, paths};
+
+/// Measure the budgets; as root, for limits and users are part of what is measured.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Names: rollout, idle, size, help. Results and machine are kept in docs/benchmarks.md."
+)]
+pub(crate) struct Args {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Only this one
+    name: Option<String>,
+}
+
+/// One figure, with the budget that it is held against.
+struct Row {
+    name: String,
+    value: f64,
+    unit: &'static str,
+    budget: Option<f64>,
+}
+
+impl Row {
+    fn new(name: impl Into<String>, value: f64, unit: &'static str, budget: Option<f64>) -> Self {
+        Self { name: name.into(), value, unit, budget }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.budget {
+            Some(budget) if self.value <= budget => "met",
+            Some(_) => "MISSED",
+            None => "",
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn main(args: &Args) -> Result<()> {
+    let wanted = |name: &str| args.name.as_deref().is_none_or(|n| n == name);
+    if let Some(name) = args.name.as_deref().filter(|n| !["rollout", "idle", "size", "help"].contains(n)) {
+        bail!("no benchmark is called {name}: there are rollout, idle, size and help");
+    }
+    let dir = assemble(Profile::Release, false)?;
+    let mut rows = Vec::new();
+    if wanted("size") {
+        rows.extend(size(&dir)?);
+    }
+    if wanted("help") {
+        rows.extend(help(&dir)?);
+    }
+    if wanted("rollout") || wanted("idle") {
+        if !shoal_lab::is_root() {
+            bail!("rollout and idle are measured as root: limits and users are part of them");
+        }
+        rows.extend(fleet(&dir, wanted("rollout"), wanted("idle"))?);
+    }
+    if args.json {
+        let all: Vec<Value> = rows
+            .iter()
+            .map(|r| json!({"name": r.name, "value": r.value, "unit": r.unit, "budget": r.budget, "met": r.budget.map(|b| r.value <= b)}))
+            .collect();
+        output::result(&json!({ "machine": machine(), "results": all }).to_string());
+        return Ok(());
+    }
+    output::result(&format!("{}\n\n| what | value | budget | |\n| --- | ---: | ---: | --- |", machine()));
+    for row in rows {
+        let budget = row.budget.map_or(String::new(), |b| format!("{b} {}", row.unit));
+        output::result(&format!(
+            "| {} | {:.2} {} | {budget} | {} |",
+            row.name,
+            row.value,
+            row.unit,
+            row.verdict()
+        ));
+    }
+    Ok(())
+}
+
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .unwrap_or("")
+        .trim_start_matches([' ', '\t', ':']);
+    let cores = cpu.lines().filter(|l| l.starts_with("processor")).count();
+    format!("{model}, {cores} cores, Linux {}", read("/proc/sys/kernel/osrelease").trim())
+}
+
+#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+fn float(n: u64) -> f64 {
+    n as f64
+}
+
+/// Sizes of what is shipped, stripped.
+fn size(dir: &Path) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (name, budget) in [
+        ("shoal-agent", Some(12.0)),
+        ("shoal-guard", None),
+        ("shoal-runner", None),
+        ("shoal", None),
+        ("shoald", None),
+    ] {
+        let bytes = fs::metadata(dir.join(name)).with_context(|| format!("look at {name}"))?.len();
+        rows.push(Row::new(format!("size of {name}"), float(bytes) / 1_048_576.0, "MiB", budget));
+    }
+    Ok(rows)
+}
+
+/// `shoal --help` beside the cheapest program there is, in turn.
+fn help(dir: &Path) -> Result<Vec<Row>> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..60 {
+        ours.push(time(Command::new(dir.join("shoal")).arg("--help"))?);
+        theirs.push(time(&mut Command::new("/bin/true"))?);
+    }
+    Ok(vec![
+        Row::new("shoal --help, p50", percentile(&mut ours, 50), "ms", Some(10.0)),
+        Row::new("/bin/true, p50", percentile(&mut theirs, 50), "ms", None),
+    ])
+}
+
+fn time(command: &mut Command) -> Result<f64> {
+    let began = Instant::now();
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().context("start a program")?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(began.elapsed().as_secs_f64() * 1000.0)
+}
+
+fn percentile(values: &mut [f64], percent: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[(values.len() * percent / 100).min(values.len() - 1)]
+}
+
+/// A controller and three devices: how fast a deployment gets there, and what they cost when nothing happens.
+fn fleet(bins: &Path, rollout: bool, idle: bool) -> Result<Vec<Row>> {
+    let dir = std::env::temp_dir().join(format!("shoal-bench-{}", std::process::id()));
+    fs::create_dir_all(&dir)?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
+    let bins = Binaries::in_dir(bins)?.reachable_by_all(&dir.join("bin"))?;
+    let mut lab = Lab::start(&bins, &dir, &format!("bench{}", std::process::id()))?;
+    for _ in 0..3 {
+        lab.add_device("bench=yes")?;
+    }
+    let mut rows = Vec::new();
+    let sensor = paths::workspace().join("deploy/apps/prebuilt/sensor.wasm");
+    import(&lab, &sensor, "sensor:1")?;
+    let cold = apply(&lab, &dir, "first", "sensor:1")?;
+    if rollout {
+        let kib = float(fs::metadata(&sensor)?.len()) / 1024.0;
+        rows.push(Row::new(
+            format!("apply → running on 3 devices, cold module of {kib:.0} KiB"),
+            cold,
+            "s",
+            Some(2.0),
+        ));
+        let mut cached = Vec::new();
+        for n in 0..7 {
+            cached.push(apply(&lab, &dir, &format!("cached{n}"), "sensor:1")?);
+        }
+        rows.push(Row::new(
+            "apply → running on 3 devices, cached image, p50 of 7",
+            percentile(&mut cached, 50),
+            "s",
+            Some(1.0),
+        ));
+        rows.push(Row::new("the same, worst of 7", percentile(&mut cached, 100), "s", None));
+    }
+    if idle {
+        for n in 0..7 {
+            let name = format!("cached{n}");
+            // Only what `rollout` made is there to remove.
+            let _ = lab.operator.run(&["delete", "deployment", &name, "--yes"])?;
+        }
+        std::thread::sleep(Duration::from_secs(15));
+        rows.extend(idle_rows(&lab)?);
+    }
+    lab.stop()?;
+    fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+    Ok(rows)
+}
+
+fn import(lab: &Lab, module: &Path, reference: &str) -> Result<()> {
+    lab.operator
+        .run(&["image", "import", module.to_str().context("a path that is not UTF-8")?, reference])?
+        .ok()?;
+    Ok(())
+}
+
+/// Seconds from the start of `shoal apply` until the controller knows that three devices run it.
+fn apply(lab: &Lab, dir: &Path, name: &str, image: &str) -> Result<f64> {
+    let file = dir.join("bench.yaml");
+    fs::write(
+        &file,
+        format!(
+            "apiVersion: shoal/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{bench: 'yes'}}}}\n  \
+             template:\n    spec:\n      containers:\n        - name: main\n          image: {image}\n          resources: {{limits: {{memory: 64Mi, cpu: 500m}}}}\n"
+        ),
+    )?;
+    let began = Instant::now();
+    lab.operator.run(&["apply", "-f", file.to_str().context("a path that is not UTF-8")?, "--yes"])?.ok()?;
+    wait_until(&format!("{name} to run on three devices"), Duration::from_mins(1), || {
+        let all = lab.operator.json(&["get", "pods"])?;
+        let runs = |p: &&Value| {
+            p["deployment"] == name && matches!(p["phase"].as_str(), Some("running" | "healthy"))
+        };
+        let count = all["pods"].as_array().map_or(0, |pods| pods.iter().filter(runs).count());
+        Ok((count >= 3).then_some(()))
+    })?;
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// Memory and wake-ups of each process of the first device over a quiet minute.
+fn idle_rows(lab: &Lab) -> Result<Vec<Row>> {
+    let device = &lab.devices[0];
+    let root = device.root.to_str().context("a path that is not UTF-8")?;
+    let processes = device_processes(root)?;
+    let before: Vec<u64> = processes.iter().map(|p| switches(p.pid)).collect();
+    let minute = Duration::from_mins(1);
+    std::thread::sleep(minute);
+    let mut rows = Vec::new();
+    let mut total = 0.0;
+    for (process, before) in processes.iter().zip(before) {
+        let pss = float(pss_kib(process.pid)) / 1024.0;
+        if !process.name.starts_with("container") {
+            total += pss;
+        }
+        rows.push(Row::new(format!("idle {}: PSS", process.name), pss, "MiB", None));
+        let woken = float(switches(process.pid).saturating_sub(before));
+        let budget = (!process.name.starts_with("container")).then_some(2.0);
+        rows.push(Row::new(format!("idle {}: wake-ups in a minute", process.name), woken, "", budget));
+    }
+    rows.push(Row::new("idle device, all processes but containers: PSS", total, "MiB", None));
+    Ok(rows)
+}
+
+struct Process {
+    pid: u32,
+    name: String,
+}
+
+/// The processes whose command line names the device's folder, and the containers below its supervisor.
+fn device_processes(root: &str) -> Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<String> =
+            line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+        if !words.iter().any(|w| w == root) && parent(pid).is_none_or(|p| !names_root(p, root)) {
+            continue;
+        }
+        let binary =
+            words.iter().find(|w| w.contains("shoal-")).map_or("?", |w| w.rsplit('/').next().unwrap_or("?"));
+        let verb =
+            words.iter().find(|w| ["run", "supervise", "admit", "log", "zygote"].contains(&w.as_str()));
+        let name = match (binary, verb.map(String::as_str)) {
+            ("shoal-runner", Some("run")) => format!("container {pid}"),
+            (binary, Some(verb)) => format!("{binary} {verb}"),
+            (binary, None) => binary.to_owned(),
+        };
+        found.push(Process { pid, name });
+    }
+    if found.is_empty() {
+        bail!("no process of the device under {root} was found");
+    }
+    Ok(found)
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|l| l.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+fn names_root(pid: u32, root: &str) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| line.split(|b| *b == 0).any(|w| w == root.as_bytes()))
+}
+
+/// Context switches of all threads: each is one time that the process was woken or made to wait.
+fn switches(pid: u32) -> u64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    tasks
+        .flatten()
+        .map(|task| {
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            status
+                .lines()
+                .filter_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))
+                .filter_map(|n| n.trim().parse::<u64>().ok())
+                .sum::<u64>()
+        })
+        .sum()
+}
+
+fn pss_kib(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").trim().parse().ok()).unwrap_or(0)
+}
