@@ -21,6 +21,9 @@ mod store;
 mod tarball;
 mod unpack;
 
+#[cfg(feature = "registry")]
+pub mod registry;
+
 pub use config::ImageConfig;
 pub use error::{Error, Result};
 pub use image::{Form, Image};

@@ -9,6 +9,7 @@ use shoal_protocol::refusal::Code;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::NamedTempFile;
 
 /// How much of a stream is read at a time.
@@ -168,10 +169,10 @@ impl Store {
     pub(crate) fn adopt_partial(&self, digest: &Digest, size: u64) -> Result<()> {
         let path = self.partial_path(digest);
         let what = || format!("cannot read {}", path.display());
-        let mut file = File::open(&path).context(what)?;
-        let mut hash = Sha256::new();
-        let read = io::copy(&mut file.by_ref().take(size + 1), &mut hash).context(what)?;
-        let found = Digest(hash.finalize().into());
+        let file = File::open(&path).context(what)?;
+        let mut hashing = Hashing::new((&file).take(size + 1));
+        let read = io::copy(&mut hashing, &mut io::sink()).context(what)?;
+        let found = hashing.finish();
         if let Err(e) = verdict(Expect::Exactly { digest: *digest, size }, found, read) {
             fs::remove_file(&path).context(|| format!("cannot remove {}", path.display()))?;
             return Err(e);
@@ -179,6 +180,20 @@ impl Store {
         file.sync_all().context(|| format!("cannot flush {}", path.display()))?;
         fs::rename(&path, self.path(digest)).context(|| format!("cannot keep {digest}"))?;
         sync_dir(&self.blobs())
+    }
+
+    /// Removes what was left half-written for longer than `age`.
+    pub fn sweep(&self, age: Duration) -> Result<()> {
+        let dir = self.incoming();
+        let what = || format!("cannot tidy {}", dir.display());
+        for entry in fs::read_dir(&dir).context(what)? {
+            let entry = entry.context(what)?;
+            let modified = entry.metadata().and_then(|m| m.modified()).context(what)?;
+            if modified.elapsed().is_ok_and(|since| since > age) {
+                fs::remove_file(entry.path()).context(what)?;
+            }
+        }
+        Ok(())
     }
 
     fn blobs(&self) -> PathBuf {
@@ -225,6 +240,30 @@ impl BlobWriter {
         self.file.persist(self.store.path(&digest)).map_err(|e| e.error).context(what)?;
         sync_dir(&self.store.blobs())?;
         Ok((digest, self.written))
+    }
+}
+
+/// Hashes what passes.
+pub(crate) struct Hashing<R> {
+    pub(crate) inner: R,
+    hash: Sha256,
+}
+
+impl<R> Hashing<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, hash: Sha256::new() }
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        Digest(self.hash.finalize().into())
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..n]);
+        Ok(n)
     }
 }
 

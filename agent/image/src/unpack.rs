@@ -6,10 +6,9 @@ use crate::error::{Context as _, Error, Result};
 use crate::limits;
 use crate::manifest::{Descriptor, Manifest, digest_text};
 use crate::path;
-use crate::store::{Expect, Store};
+use crate::store::{Expect, Hashing, Store};
 use crate::tarball::{Entries, Entry};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use shoal_protocol::ids::Digest;
 use shoal_protocol::refusal::Code;
 use std::collections::{BTreeMap, BTreeSet};
@@ -209,29 +208,6 @@ fn unreadable(layer: &Descriptor, e: io::Error) -> Error {
             Err(e) => Error::refused(Code::Malformed, format!("{what}: {e}")),
         },
         _ => Error::Io { what, source: e },
-    }
-}
-
-/// Hashes what passes.
-struct Hashing<R> {
-    inner: R,
-    hash: Sha256,
-}
-
-impl<R> Hashing<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, hash: Sha256::new() }
-    }
-    fn finish(self) -> Digest {
-        Digest(self.hash.finalize().into())
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..n]);
-        Ok(n)
     }
 }
 
