@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// A module that exits.
-pub fn module() -> Vec<u8> {
+pub(crate) fn module() -> Vec<u8> {
     wat::parse_str(
         r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
             (memory (export "memory") 1) (func (export "_start") (call $exit (i32.const 0))))"#,
@@ -16,7 +16,7 @@ pub fn module() -> Vec<u8> {
 }
 
 /// A store in a folder of its own.
-pub fn store() -> (tempfile::TempDir, Store) {
+pub(crate) fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path().join("store")).unwrap();
     (dir, store)
@@ -24,16 +24,16 @@ pub fn store() -> (tempfile::TempDir, Store) {
 
 /// A tar archive of entries as the builder writes them.
 #[derive(Default)]
-pub struct Tar(Vec<u8>);
+pub(crate) struct Tar(Vec<u8>);
 
 impl Tar {
     /// Adds a regular file.
-    pub fn file(self, path: &str, contents: &[u8]) -> Self {
+    pub(crate) fn file(self, path: &str, contents: &[u8]) -> Self {
         self.entry(path, tar::EntryType::Regular, "", contents)
     }
 
     /// Adds any entry; the path is taken as it is, however bad.
-    pub fn entry(mut self, path: &str, kind: tar::EntryType, link: &str, contents: &[u8]) -> Self {
+    pub(crate) fn entry(mut self, path: &str, kind: tar::EntryType, link: &str, contents: &[u8]) -> Self {
         let mut header = tar::Header::new_ustar();
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
@@ -48,26 +48,26 @@ impl Tar {
     }
 
     /// The archive.
-    pub fn bytes(mut self) -> Vec<u8> {
+    pub(crate) fn bytes(mut self) -> Vec<u8> {
         self.0.extend_from_slice(&[0; 1024]);
         self.0
     }
 }
 
 /// Packs with gzip.
-pub fn gzip(data: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(data).unwrap();
     gz.finish().unwrap()
 }
 
 /// Packs with zstd.
-pub fn zstd(data: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd(data: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(data, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 /// Puts an image of these layers (media type, stored bytes, diff id) into the store.
-pub fn image(store: &Store, layers: &[(&str, Vec<u8>, Digest)], config: &str) -> Digest {
+pub(crate) fn image(store: &Store, layers: &[(&str, Vec<u8>, Digest)], config: &str) -> Digest {
     let diff_ids: Vec<String> = layers.iter().map(|l| format!("\"{}\"", l.2)).collect();
     let config = format!(
         r#"{{"architecture":"wasm","os":"wasip1","config":{config},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
@@ -85,7 +85,7 @@ pub fn image(store: &Store, layers: &[(&str, Vec<u8>, Digest)], config: &str) ->
 }
 
 /// An image of plain tar layers, each also put into the store.
-pub fn tar_image(store: &Store, layers: Vec<Vec<u8>>, config: &str) -> Digest {
+pub(crate) fn tar_image(store: &Store, layers: Vec<Vec<u8>>, config: &str) -> Digest {
     let layers: Vec<_> = layers
         .into_iter()
         .map(|bytes| {
@@ -98,7 +98,7 @@ pub fn tar_image(store: &Store, layers: Vec<Vec<u8>>, config: &str) -> Digest {
 }
 
 /// Writes a file below `dir`.
-pub fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+pub(crate) fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, bytes).unwrap();
