@@ -158,6 +158,12 @@ impl fmt::Display for CliError {
     }
 }
 
+impl StdError for CliError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
+    }
+}
+
 /// Adds what was tried to an I/O error on a path.
 pub(crate) trait OnPath<T> {
     /// `what` is a verb phrase (`read the key`).

@@ -1,6 +1,30 @@
-//! `shoal`: the operator's command line.
+//! `shoal`: the operator's command line. Parses, hands over to one command, prints one error, sets the exit code.
 #![forbid(unsafe_code)]
-#![allow(dead_code)]
+
+mod api;
+mod args;
+mod commands;
+mod compose;
 mod error;
+mod home;
+mod images;
+mod keys;
 mod manifest;
-fn main() {}
+mod output;
+mod publish;
+mod review;
+mod trust;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            output::error(&e);
+            ExitCode::from(e.kind.exit_code())
+        }
+    }
+}

@@ -353,13 +353,13 @@ fn mount(field: &Field<'_>, f: &mut Findings, draft: &mut Draft) -> Option<Mount
     }
     o.finish(f);
     let source = VolumeSource::HostPath { path: host_path? };
-    let volume = match draft.pod.volumes.iter().find(|v| v.source == source) {
-        Some(v) => v.name.clone(),
-        None => {
-            let name: Name = format!("mount-{}", draft.pod.volumes.len()).parse().ok()?;
-            draft.pod.volumes.push(Volume { name: name.clone(), source });
-            name
-        }
+    let known = draft.pod.volumes.iter().find(|v| v.source == source).map(|v| v.name.clone());
+    let volume = if let Some(name) = known {
+        name
+    } else {
+        let name: Name = format!("mount-{}", draft.pod.volumes.len()).parse().ok()?;
+        draft.pod.volumes.push(Volume { name: name.clone(), source });
+        name
     };
     Some(Mount { volume, path: path?, read_only })
 }

@@ -82,18 +82,18 @@ fn every_field_of_the_examples_is_honoured_or_named_in_a_warning() {
 fn the_examples_become_the_pod_that_they_describe() {
     let (d, _) = read(SANDBOX, CONTAINER).unwrap();
     let c = &d.containers[0];
-    assert_eq!(d.name.as_str(), "wasi-example");
-    assert_eq!(d.pod.hostname.as_deref(), Some("shoal_host"));
+    assert_eq!(d.name.as_str(), "podsandbox12");
+    assert_eq!(d.pod.hostname.as_deref(), Some("crictl_host"));
     assert_eq!(
         (d.pod.resources.memory_limit, d.pod.resources.memory_request),
         (Some(50_000_000), Some(2_000_000))
     );
     assert_eq!((d.pod.resources.cpu_quota, d.pod.resources.cpu_shares), (Some(300_000), Some(2_048)));
-    assert_eq!(d.pod.labels.get("group"), Some("example"));
+    assert_eq!(d.pod.labels.get("group"), Some("test"));
     assert_eq!(d.pod.labels.get("tier"), Some("backend"));
-    assert_eq!(d.pod.annotations.get("owner"), Some("shoal"));
+    assert_eq!(d.pod.annotations.get("owner"), Some("hmeng"));
     assert_eq!(c.args, ["/wasi_example_main.wasm", "50000000"]);
-    assert_eq!((c.working_dir.as_deref(), c.image.as_str()), (Some("/"), "demo/wasi-example:latest"));
+    assert_eq!((c.working_dir.as_deref(), c.image.as_str()), (Some("/"), "hydai/wasm-wasi-example:latest"));
     assert_eq!(c.resources.memory_limit, Some(50_000_000), "the pod's lower limit wins");
     assert_eq!((c.resources.cpu_quota, c.resources.cpu_period), (Some(20_000), Some(10_000)));
     assert_eq!((c.resources.cpu_shares, c.resources.oom_score_adj), (Some(512), Some(30)));
@@ -115,7 +115,7 @@ fn an_unknown_field_of_either_file_is_a_problem_with_a_hint() {
 #[test]
 fn malformed_json_says_line_and_column() {
     let e = read(&SANDBOX.replace("\"attempt\": 1", "\"attempt\": 1,"), CONTAINER).unwrap_err().render();
-    assert!(e.contains("sandbox_config.json:7:3: not valid JSON: trailing comma"), "{e}");
+    assert!(e.contains("sandbox_config.json:7:3: not valid JSON (line 7, column 3): trailing comma"), "{e}");
 }
 
 #[test]

@@ -150,5 +150,9 @@ pub(crate) fn report(findings: &Findings) -> CliError {
 
 /// Turns a syntax error into a CLI error with its place.
 pub(crate) fn not_readable(file: &str, language: &str, e: &tree::SyntaxError) -> CliError {
-    CliError::usage(format!("{file}:{}: not valid {language}: {}", e.place, e.message))
+    let tree::Place { line, column } = e.place;
+    CliError::usage(format!(
+        "{file}:{}: not valid {language} (line {line}, column {column}): {}",
+        e.place, e.message
+    ))
 }

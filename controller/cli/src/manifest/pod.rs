@@ -257,7 +257,7 @@ fn ports(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) {
     o.finish(f);
     match (container_port, host_port) {
         (Some(container_port), Some(host_port)) => {
-            pod.ports.push(PortMapping { container_port, host_port, udp })
+            pod.ports.push(PortMapping { container_port, host_port, udp });
         }
         (Some(_), None) => field.warn(f, "a port without hostPort is information only, and is not signed"),
         _ => {}

@@ -269,14 +269,13 @@ impl<'a> Object<'a> {
     /// Reports every field that nobody asked for.
     pub(crate) fn finish(self, f: &mut Findings) {
         for entry in self.entries.iter().filter(|e| !self.asked.contains(&e.key.as_str())) {
-            let hint = match nearest(&entry.key, &self.asked) {
-                Some(near) => format!("; did you mean `{near}`?"),
-                None => {
-                    let mut known = self.asked.clone();
-                    known.sort_unstable();
-                    known.dedup();
-                    format!("; known here: {}", known.join(", "))
-                }
+            let hint = if let Some(near) = nearest(&entry.key, &self.asked) {
+                format!("; did you mean `{near}`?")
+            } else {
+                let mut known = self.asked.clone();
+                known.sort_unstable();
+                known.dedup();
+                format!("; known here: {}", known.join(", "))
             };
             f.problem(entry.place, &self.path_of(&entry.key), format!("unknown field{hint}"));
         }

@@ -181,18 +181,19 @@ impl Builder {
             None if node.is_null() => {}
             None => self.documents.push(node),
             Some(Open::List(_, items)) => items.push(node),
-            Some(Open::Map(_, entries, pending)) => match pending.take() {
-                Some((key, place)) => entries.push(Entry { key, place, value: node }),
-                None => {
-                    let Value::Scalar { text, .. } = node.value else {
-                        return Err(syntax(node.place, "a list or map cannot be a field's name"));
-                    };
-                    if entries.iter().any(|e| e.key == text) {
-                        return Err(syntax(node.place, format!("the field `{text}` stands twice")));
-                    }
-                    *pending = Some((text, node.place));
+            Some(Open::Map(_, entries, pending)) => {
+                if let Some((key, place)) = pending.take() {
+                    entries.push(Entry { key, place, value: node });
+                    return Ok(());
                 }
-            },
+                let Value::Scalar { text, .. } = node.value else {
+                    return Err(syntax(node.place, "a list or map cannot be a field's name"));
+                };
+                if entries.iter().any(|e| e.key == text) {
+                    return Err(syntax(node.place, format!("the field `{text}` stands twice")));
+                }
+                *pending = Some((text, node.place));
+            }
         }
         Ok(())
     }

@@ -1,0 +1,406 @@
+//! `shoal apply` and `shoal diff`: read → pin → compose → review → sign → publish.
+//!
+//! Nothing that the controller says goes into what is signed, except where it verifies by the own root chain.
+
+use super::{Session, duration, rollout, short_id};
+use crate::args::{Apply, Diff, Source};
+use crate::compose::{self, Stamp};
+use crate::error::{CliError, Result};
+use crate::images::{self, Lock, Pinned};
+use crate::manifest::{self, Draft, cri, deployment};
+use crate::output::{self, Format, Tone};
+use crate::publish::{self, Keyring, Sealed};
+use crate::review::{self, Change, Facts};
+use crate::trust::{self, Trust, now};
+use serde::Serialize;
+use shoal_controller_core::api;
+use shoal_image::Store;
+use shoal_protocol::ids::{DeviceId, Digest};
+use shoal_protocol::latest::{Deployment, Entry, Liveness, Revision};
+use shoal_protocol::{Code, codec};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// How long devices may accept a deployment whose file does not say.
+const LIFETIME: u64 = 90 * 86_400;
+
+/// One deployment with everything that is shown before it is signed.
+struct Item {
+    deployment: Deployment,
+    before: Option<Entry>,
+    /// Facts of the revision before, when there is one.
+    old: Option<Facts>,
+    new: Facts,
+    unchanged: bool,
+}
+
+impl Item {
+    fn changes(&self) -> Vec<Change> {
+        review::diff(self.old.as_ref().unwrap_or(&Facts::new()), &self.new)
+    }
+}
+
+pub(super) fn run(s: &Session, args: &Apply) -> Result<()> {
+    let timeout = duration("--timeout", &args.timeout)?;
+    let drafts = read(s, &args.source)?;
+    // A missing key is told before anything is asked of anyone.
+    let ring = if args.dry_run { None } else { Some(Keyring::open(&s.home, &args.signing.keys)?) };
+    let store = images::store(&s.home)?;
+    let pinned = pin(&store, &args.source, &drafts)?;
+    let mut trust = trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?;
+    let mut items = compose_all(s, &mut trust, &drafts, &pinned)?;
+    if let Some(ring) = &ring {
+        for item in items.iter().filter(|i| !i.unchanged) {
+            publish::precheck(&trust, ring, &item.deployment.name, &item.deployment)?;
+        }
+    }
+    show(s, &items, args.output.format, args.dry_run)?;
+    let Some(ring) = ring else { return Ok(()) };
+    items.retain(|i| !i.unchanged);
+    if !items.is_empty() {
+        if !args.yes && !output::confirm("sign and publish this?") {
+            return Err(CliError::usage("nothing was signed").hint("answer y, or add --yes"));
+        }
+        upload(s, &store, &drafts, &pinned)?;
+        items = sign(s, trust, &ring, items, &drafts, &pinned, args.output.format)?;
+    }
+    if args.wait {
+        for draft in &drafts {
+            let sequence =
+                items.iter().find(|i| i.deployment.name == draft.name).map(|i| i.deployment.sequence);
+            let d = rollout::wait_for(s, &draft.name, sequence, timeout)?;
+            if !args.output.format.is_data() {
+                output::line(&format!(
+                    "{} revision {} is healthy on {} device(s)",
+                    draft.name, d.newest.sequence, d.counts.healthy
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn diff(s: &Session, args: &Diff) -> Result<()> {
+    let drafts = read(s, &args.source)?;
+    let store = images::store(&s.home)?;
+    let pinned = pin(&store, &args.source, &drafts)?;
+    let mut trust = trust::open(&s.client, &s.home, &s.context, args.adopt.as_ref())?;
+    let items = compose_all(s, &mut trust, &drafts, &pinned)?;
+    show(s, &items, args.output.format, true)
+}
+
+/// Reads the files and prints what in them does not do what it says.
+fn read(s: &Session, source: &Source) -> Result<Vec<Draft>> {
+    if let Some(path) = &source.file {
+        let (drafts, findings) = deployment::parse(&shown(path), &manifest::read_text(path)?)?;
+        for line in findings.lines(&findings.warnings) {
+            output::warn(&line);
+        }
+        for (i, d) in drafts.iter().enumerate() {
+            if drafts[..i].iter().any(|o| o.name == d.name) {
+                return Err(CliError::usage(format!(
+                    "{} holds two deployments called {}",
+                    shown(path),
+                    d.name
+                )));
+            }
+        }
+        return Ok(drafts);
+    }
+    let (Some(pod), Some(container)) = (&source.pod, &source.container) else {
+        return Err(CliError::usage("neither -f FILE nor --pod and --container are given"));
+    };
+    if source.selector.is_none() && source.device.is_empty() {
+        return Err(CliError::usage("a CRI pod does not say on which devices it is to run")
+            .hint("add --selector k=v or --device ID"));
+    }
+    let (pod_text, container_text) = (manifest::read_text(pod)?, manifest::read_text(container)?);
+    let (pod_name, container_name) = (shown(pod), shown(container));
+    let (mut draft, findings) = cri::parse(
+        &cri::Source { file: &pod_name, text: &pod_text },
+        &cri::Source { file: &container_name, text: &container_text },
+        source.name.as_ref(),
+    )?;
+    for f in &findings {
+        for line in f.lines(&f.warnings) {
+            output::warn(&line);
+        }
+    }
+    draft.target.selector = source.selector.as_deref().map(deployment::selector_from_text).transpose()?;
+    draft.target.devices = source.device.iter().map(|d| recipient(s, d)).collect::<Result<_>>()?;
+    Ok(vec![draft])
+}
+
+/// A device's whole id proves itself: it is a hash of the device's key. What a part of one or a host name means, only the
+/// controller knows, and that is not signed.
+fn recipient(s: &Session, text: &str) -> Result<DeviceId> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let device = s.device(text)?;
+    Err(CliError::refused(
+        Code::RecipientUnsigned.as_str(),
+        format!("only the controller says that {text:?} means the device {}", device.id),
+    )
+    .hint(format!(
+        "compare with `shoal-agent status` on the device, then write the whole id: --device {}",
+        device.id
+    )))
+}
+
+fn shown(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+fn pin(store: &Store, source: &Source, drafts: &[Draft]) -> Result<BTreeMap<String, Pinned>> {
+    let lock = match &source.lock {
+        Some(path) => Lock::read(path, true)?,
+        None => Lock::read(Path::new(images::LOCK_FILE), false)?,
+    };
+    let mut pinned = BTreeMap::new();
+    for image in drafts.iter().flat_map(|d| &d.containers).map(|c| &c.image) {
+        if !pinned.contains_key(image) {
+            pinned.insert(image.clone(), images::pin(store, &lock, image)?);
+        }
+    }
+    Ok(pinned)
+}
+
+fn compose_all(
+    s: &Session,
+    trust: &mut Trust,
+    drafts: &[Draft],
+    pinned: &BTreeMap<String, Pinned>,
+) -> Result<Vec<Item>> {
+    let modules = compose::module_facts(pinned);
+    let mut items = Vec::new();
+    for draft in drafts {
+        let before = trust.entry(&draft.name).cloned();
+        let live = before.as_ref().filter(|b| b.liveness == Liveness::Live);
+        let old = live.map(|b| trust.deployment(&s.client, &draft.name, &b.newest.digest)).transpose()?;
+        let anchor = trust.anchor()?;
+        let stamp = Stamp {
+            fleet: anchor.fleet.clone(),
+            epoch: anchor.root.document.epoch,
+            sequence: before.as_ref().map_or(0, |b| b.newest.sequence) + 1,
+            issued_at: now(),
+            lifetime: LIFETIME,
+        };
+        let deployment = compose::deployment(draft, pinned, &stamp)?;
+        let unchanged = old.as_ref().is_some_and(|o| compose::same_effect(o.document(), &deployment));
+        let mut known = modules.clone();
+        if let Some(o) = &old {
+            known.extend(own_facts(s, o.document()));
+        }
+        items.push(Item {
+            old: old.as_ref().map(|o| review::facts(o.document(), &known)),
+            new: review::facts(&deployment, &known),
+            deployment,
+            before,
+            unchanged,
+        });
+    }
+    Ok(items)
+}
+
+/// What is known of the modules of a revision signed earlier: only what the own layout still holds.
+fn own_facts(s: &Session, d: &Deployment) -> BTreeMap<Digest, shoal_image::ModuleFacts> {
+    let Ok(store) = images::store(&s.home) else { return BTreeMap::new() };
+    d.template
+        .containers
+        .iter()
+        .filter_map(|c| {
+            let bytes = store.read(&c.image.module.digest, shoal_image::limits::MODULE).ok()?;
+            Some((c.image.module.digest, shoal_image::inspect(&bytes).ok()?))
+        })
+        .collect()
+}
+
+#[derive(Serialize)]
+struct Reviewed<'a> {
+    name: &'a str,
+    sequence: u64,
+    unchanged: bool,
+    previous: Option<u64>,
+    facts: &'a Facts,
+    changes: Vec<Change>,
+    devices: Vec<api::PlannedDevice>,
+}
+
+/// What would be signed, what changed, and which devices fit.
+fn show(s: &Session, items: &[Item], format: Format, only_show: bool) -> Result<()> {
+    let mut reviewed = Vec::new();
+    for item in items {
+        let d = &item.deployment;
+        let plan = if item.unchanged { api::Plan { devices: Vec::new() } } else { plan(s, d)? };
+        if !format.is_data() {
+            print_item(item, &plan);
+        }
+        reviewed.push(Reviewed {
+            name: d.name.as_str(),
+            sequence: d.sequence,
+            unchanged: item.unchanged,
+            previous: item.before.as_ref().map(|b| b.newest.sequence),
+            facts: &item.new,
+            changes: item.changes(),
+            devices: plan.devices,
+        });
+    }
+    if format.is_data() && only_show {
+        output::data(format, &serde_json::json!({ "deployments": reviewed }))
+    } else {
+        Ok(())
+    }
+}
+
+fn plan(s: &Session, d: &Deployment) -> Result<api::Plan> {
+    let request = api::PlanRequest { deployment: codec::encode(d).into() };
+    s.client.post("/v1/plan", &request, "the plan")
+}
+
+fn print_item(item: &Item, plan: &api::Plan) {
+    let d = &item.deployment;
+    if item.unchanged {
+        output::line(&format!(
+            "deployment {} is unchanged (revision {}): nothing to sign",
+            d.name,
+            d.sequence - 1
+        ));
+        return;
+    }
+    if item.old.is_some() {
+        output::line(&format!("deployment {}, revision {} over {}:", d.name, d.sequence, d.sequence - 1));
+        for line in review::lines(&item.changes()) {
+            let tone = match line.as_bytes().first() {
+                Some(b'+') => Tone::Good,
+                Some(b'-') => Tone::Bad,
+                _ => Tone::Waiting,
+            };
+            output::line(&format!("  {}", output::toned_text(&line, tone)));
+        }
+    } else {
+        output::line(&format!("deployment {}, revision {} (new):", d.name, d.sequence));
+        for (k, v) in &item.new {
+            output::line(&format!("  {k}: {v}"));
+        }
+    }
+    let fit = plan.devices.iter().filter(|p| p.fits).count();
+    output::line(&format!("  → {fit} of {} selected devices fit", plan.devices.len()));
+    if plan.devices.is_empty() {
+        output::warn(&format!("{} selects no device that is enrolled now", d.name));
+    }
+    for p in plan.devices.iter().filter(|p| !p.fits).take(10) {
+        let why = p.message.as_deref().or(p.reason.as_deref()).unwrap_or("");
+        output::line(&output::clean(&format!(
+            "    {} ({}) does not: {why}",
+            short_id(&p.device),
+            p.hostname.as_deref().unwrap_or("-")
+        )));
+    }
+}
+
+/// The controller's own registry gets what it lacks of the images that the layout holds.
+fn upload(s: &Session, store: &Store, drafts: &[Draft], pinned: &BTreeMap<String, Pinned>) -> Result<()> {
+    for image in drafts.iter().flat_map(|d| &d.containers).map(|c| &c.image) {
+        if let Some(p) = pinned.get(image).filter(|p| p.in_layout) {
+            images::upload(&s.client, store, &images::reference(image)?, &p.image.manifest)?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Published {
+    snapshot: api::SnapshotRef,
+    notified: u64,
+    deployments: Vec<PublishedDeployment>,
+}
+
+#[derive(Serialize)]
+struct PublishedDeployment {
+    name: String,
+    sequence: u64,
+    digest: String,
+}
+
+/// Signs and publishes. When somebody else was first with other names, verifies theirs and tries once more; when they
+/// changed one of ours, what was reviewed no longer holds.
+fn sign(
+    s: &Session,
+    mut trust: Trust,
+    ring: &Keyring,
+    mut items: Vec<Item>,
+    drafts: &[Draft],
+    pinned: &BTreeMap<String, Pinned>,
+    format: Format,
+) -> Result<Vec<Item>> {
+    let mut again = false;
+    loop {
+        let mut entries = Vec::new();
+        let mut documents: Vec<Sealed> = Vec::new();
+        for item in &items {
+            let d = &item.deployment;
+            let sealed = publish::precheck(&trust, ring, &d.name, d)?;
+            let newest = Revision { sequence: d.sequence, digest: sealed.digest };
+            entries.push(publish::entry(item.before.as_ref(), &d.name, newest));
+            documents.push(sealed);
+        }
+        match publish::publish(&s.client, &mut trust, ring, &entries, &documents) {
+            Ok(accepted) => {
+                report(&items, &documents, &accepted, format)?;
+                return Ok(items);
+            }
+            Err(e) if publish::is_conflict(&e) && !again => {
+                again = true;
+                output::note("somebody published meanwhile; verifying that and trying once more");
+                trust = trust::open(&s.client, &s.home, &s.context, None)?;
+                let taken = items.iter().find(|i| trust.entry(&i.deployment.name) != i.before.as_ref());
+                if let Some(taken) = taken {
+                    let name = &taken.deployment.name;
+                    return Err(CliError::conflict(format!(
+                        "somebody else changed {name} since it was shown to you"
+                    ))
+                    .hint("look at theirs with `shoal diff -f FILE`, then apply again"));
+                }
+                let names: Vec<Draft> = drafts
+                    .iter()
+                    .filter(|d| items.iter().any(|i| i.deployment.name == d.name))
+                    .cloned()
+                    .collect();
+                items = compose_all(s, &mut trust, &names, pinned)?;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn report(
+    items: &[Item],
+    documents: &[Sealed],
+    accepted: &api::SnapshotAccepted,
+    format: Format,
+) -> Result<()> {
+    let deployments: Vec<PublishedDeployment> = items
+        .iter()
+        .zip(documents)
+        .map(|(i, d)| PublishedDeployment {
+            name: i.deployment.name.to_string(),
+            sequence: i.deployment.sequence,
+            digest: d.digest.to_string(),
+        })
+        .collect();
+    if format.is_data() {
+        let published = Published { snapshot: accepted.snapshot, notified: accepted.notified, deployments };
+        return output::data(format, &published);
+    }
+    for d in &deployments {
+        output::line(&format!(
+            "deployment {} revision {} signed and published in snapshot {}; {} device(s) told at once",
+            d.name, d.sequence, accepted.snapshot.version, accepted.notified
+        ));
+    }
+    if let Some(d) = deployments.first() {
+        output::note(&format!("watch it: `shoal rollout status {} --wait` or `shoal get pods -w`", d.name));
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! From a draft and pinned images to the deployment that is signed. Pure: no keys, no network, no clock.
+
+use crate::error::{CliError, Result};
+use crate::images::Pinned;
+use crate::manifest::{ContainerDraft, Draft, ProbeActionDraft, ProbeDraft};
+use shoal_image::{FileEntry, Overrides, Resolved};
+use shoal_protocol::Code;
+use shoal_protocol::ids::{FleetId, Timestamp};
+use shoal_protocol::latest::{
+    Container, Deployment, EnvVar, File, Image, Network, PodTemplate, Probe, ProbeAction,
+};
+use std::collections::BTreeMap;
+
+/// What the fleet's state adds to a draft.
+#[derive(Debug, Clone)]
+pub(crate) struct Stamp {
+    pub(crate) fleet: FleetId,
+    pub(crate) epoch: u64,
+    pub(crate) sequence: u64,
+    pub(crate) issued_at: Timestamp,
+    /// Seconds that it may be accepted, when the draft does not say.
+    pub(crate) lifetime: u64,
+}
+
+/// Makes the deployment of a draft. `pinned` has an entry for each image that the draft names.
+pub(crate) fn deployment(
+    draft: &Draft,
+    pinned: &BTreeMap<String, Pinned>,
+    stamp: &Stamp,
+) -> Result<Deployment> {
+    let containers = draft
+        .containers
+        .iter()
+        .map(|c| {
+            let image =
+                pinned.get(&c.image).ok_or_else(|| CliError::failure(format!("{} was not read", c.image)))?;
+            container(c, image, &draft.pod)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Deployment {
+        fleet: stamp.fleet.clone(),
+        epoch: stamp.epoch,
+        name: draft.name.clone(),
+        sequence: stamp.sequence,
+        issued_at: stamp.issued_at,
+        not_after: stamp.issued_at.plus(draft.expires.unwrap_or(stamp.lifetime)),
+        target: draft.target.clone(),
+        rollout: draft.rollout.clone(),
+        logs: draft.logs,
+        template: PodTemplate { containers, ..draft.pod.clone() },
+        not_before: draft.not_before,
+        requires: draft.requires.clone(),
+    })
+}
+
+fn file(entry: &FileEntry) -> File {
+    File { path: entry.path.clone(), size: entry.size, mode: u64::from(entry.mode), digest: entry.digest }
+}
+
+fn container(c: &ContainerDraft, pinned: &Pinned, pod: &PodTemplate) -> Result<Container> {
+    let what = format!("container {} ({})", c.name, c.image);
+    let given = |list: &[String]| Some(list.to_vec()).filter(|l| !l.is_empty());
+    let mut env: Vec<(String, String)> = c.env.iter().map(|e| (e.name.clone(), e.value.clone())).collect();
+    // WASI has no gethostname: as other runtimes do, the name stands in the environment.
+    if let Some(hostname) = &pod.hostname
+        && env.iter().all(|(name, _)| name != "HOSTNAME")
+    {
+        env.push(("HOSTNAME".to_owned(), hostname.clone()));
+    }
+    let overrides = Overrides {
+        command: given(&c.command),
+        args: given(&c.args),
+        env,
+        working_dir: c.working_dir.clone(),
+    };
+    let Resolved { module, argv, env, working_dir } =
+        shoal_image::resolve(&pinned.image, &overrides).map_err(|e| crate::images::image_error(&what, e))?;
+    let facts = pinned.facts(&what, &module)?;
+    facts
+        .check(pod.network != Network::None, c.resources.wasm_pages)
+        .map_err(|e| crate::images::image_error(&what, e))?;
+    check_memory(&what, facts.memory.map(|m| m.min_pages), c.resources.memory_limit)?;
+    let probe =
+        |p: &Option<ProbeDraft>| p.as_ref().map(|p| probe(p, pinned, &what, &working_dir)).transpose();
+    Ok(Container {
+        name: c.name.clone(),
+        image: Image {
+            reference: c.image.clone(),
+            manifest: pinned.image.manifest,
+            manifest_size: pinned.image.manifest_size,
+            files: pinned.image.files.values().filter(|f| f.path != module.path).map(file).collect(),
+            module: file(&module),
+        },
+        argv,
+        working_dir: working_dir.clone(),
+        resources: c.resources.clone(),
+        readonly_rootfs: c.readonly_rootfs,
+        engine: c.engine,
+        env: env.into_iter().map(|(name, value)| EnvVar { name, value }).collect(),
+        mounts: c.mounts.clone(),
+        restart_policy: c.restart_policy,
+        liveness_probe: probe(&c.liveness)?,
+        readiness_probe: probe(&c.readiness)?,
+        startup_probe: probe(&c.startup)?,
+        devices: c.devices.clone(),
+        capabilities: c.capabilities.clone(),
+    })
+}
+
+/// A guest whose memory does not even fit at its start would be killed at once, on every device.
+fn check_memory(what: &str, min_pages: Option<u64>, limit: Option<u64>) -> Result<()> {
+    let (Some(pages), Some(limit)) = (min_pages, limit) else { return Ok(()) };
+    if pages.saturating_mul(65_536) > limit {
+        return Err(CliError::refused(
+            Code::OomKilled.as_str(),
+            format!("{what}: the module begins with {pages} pages of memory ({} bytes), the memory limit is {limit} bytes", pages * 65_536),
+        )
+        .hint("raise limits.memory, or build the module with a smaller initial memory"));
+    }
+    Ok(())
+}
+
+fn probe(p: &ProbeDraft, pinned: &Pinned, what: &str, working_dir: &str) -> Result<Probe> {
+    let action = match &p.action {
+        ProbeActionDraft::Tcp(port) => ProbeAction::Tcp { port: *port },
+        ProbeActionDraft::Http(port, path) => ProbeAction::Http { port: *port, path: path.clone() },
+        ProbeActionDraft::Exec(command) => {
+            let overrides = Overrides {
+                command: Some(command.clone()),
+                working_dir: Some(working_dir.to_owned()),
+                ..Overrides::default()
+            };
+            let r = shoal_image::resolve(&pinned.image, &overrides)
+                .map_err(|e| crate::images::image_error(&format!("{what}: probe"), e))?;
+            pinned.facts(&format!("{what}: probe"), &r.module)?;
+            ProbeAction::Exec { module: file(&r.module), argv: r.argv }
+        }
+    };
+    Ok(Probe {
+        action,
+        initial_delay: p.initial_delay,
+        period: p.period,
+        timeout: p.timeout,
+        failure_threshold: p.failure_threshold,
+    })
+}
+
+/// Whether two revisions differ in anything that devices act on.
+pub(crate) fn same_effect(a: &Deployment, b: &Deployment) -> bool {
+    let level = |d: &Deployment| Deployment {
+        epoch: 0,
+        sequence: 0,
+        issued_at: Timestamp(0),
+        not_after: Timestamp(0),
+        ..d.clone()
+    };
+    level(a) == level(b)
+}
+
+/// The containers' modules and what is known of them, for showing.
+pub(crate) fn module_facts(
+    pinned: &BTreeMap<String, Pinned>,
+) -> BTreeMap<shoal_protocol::ids::Digest, shoal_image::ModuleFacts> {
+    pinned.values().flat_map(|p| p.modules.iter().map(|(d, f)| (*d, f.clone()))).collect()
+}

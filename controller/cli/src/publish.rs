@@ -1,0 +1,199 @@
+//! Signing and publishing: the next snapshot over what changes, the keys of each role, and the compare-and-swap.
+//!
+//! The only place of this program that signs fleet documents. Every document is verified like a stranger's before it leaves.
+
+use crate::api::Client;
+use crate::error::{CliError, Kind as ErrorKind, Result};
+use crate::home::Home;
+use crate::keys::{self, OwnKey};
+use crate::trust::{Trust, now, refusal};
+use shoal_controller_core::api;
+use shoal_protocol::Signer;
+use shoal_protocol::envelope::seal_document;
+use shoal_protocol::ids::{Digest, Name, Timestamp};
+use shoal_protocol::latest::{Document, Entry, EntryKind, Kind, Role, RoleName, Root, Snapshot};
+use shoal_protocol::verify::{Expect, Verdict, verify};
+
+/// How long a snapshot counts, seconds.
+pub(crate) const SNAPSHOT_LIFETIME: u64 = 90 * 86_400;
+
+/// The keys that an operator has at hand for this command.
+#[derive(Debug)]
+pub(crate) struct Keyring {
+    keys: Vec<OwnKey>,
+}
+
+impl Keyring {
+    /// Those named by `--key`, or else all in the keys folder.
+    pub(crate) fn open(home: &Home, named: &[String]) -> Result<Self> {
+        let names = if named.is_empty() { keys::names(home) } else { named.to_vec() };
+        if names.is_empty() {
+            return Err(CliError::usage("there is no key to sign with")
+                .hint("make one with `shoal keys new NAME` and have it added to the fleet's root, or name one with --key FILE"));
+        }
+        let keys = names.iter().map(|n| keys::load(home, n)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { keys })
+    }
+
+    /// As many keys as a role of this name needs; `name` is the document's, for prefixes.
+    fn of_role(&self, root: &Root, role: RoleName, name: &str) -> Result<Vec<&OwnKey>> {
+        let mut best: Option<(&Role, Vec<&OwnKey>)> = None;
+        for r in root.roles.iter().filter(|r| r.name == role && name.starts_with(&r.prefix)) {
+            let threshold = usize::try_from(r.threshold).unwrap_or(usize::MAX);
+            let have: Vec<&OwnKey> =
+                self.keys.iter().filter(|k| r.keys.contains(&k.public())).take(threshold).collect();
+            if have.len() >= threshold {
+                return Ok(have);
+            }
+            if best.as_ref().is_none_or(|b| b.1.len() < have.len()) {
+                best = Some((r, have));
+            }
+        }
+        let own: Vec<String> =
+            self.keys.iter().map(|k| format!("{} ({})", k.name, keys::fingerprint(&k.public()))).collect();
+        let wanted = match best {
+            Some((r, have)) => {
+                let named: Vec<String> = r.keys.iter().map(keys::fingerprint).collect();
+                format!("{} of {} are needed, {} at hand", r.threshold, named.join(", "), have.len())
+            }
+            None => "no key may sign that name".to_owned(),
+        };
+        Err(CliError::refused(
+            "role_scope",
+            format!("none of your keys may sign as {}: {wanted}", role_word(role)),
+        )
+        .details(vec![format!("your keys: {}", own.join(", "))])
+        .hint("use another key with --key, or ask the holders of the root keys for a new root"))
+    }
+
+    /// Signs a document in a role and checks it as any other side would.
+    pub(crate) fn seal<T: Document>(
+        &self,
+        root: &Root,
+        role: RoleName,
+        name: &str,
+        document: &T,
+    ) -> Result<(Vec<u8>, Digest)> {
+        let keys = self.of_role(root, role, name)?;
+        seal(document, &keys.iter().map(|k| &k.signer as &dyn Signer).collect::<Vec<_>>())
+    }
+}
+
+fn role_word(role: RoleName) -> &'static str {
+    match role {
+        RoleName::Root => "root",
+        RoleName::Snapshot => "snapshot",
+        RoleName::Deployment => "deployment",
+        RoleName::Enrollment => "enrollment",
+        RoleName::Release => "release",
+    }
+}
+
+/// Signs with exactly these keys.
+pub(crate) fn seal<T: Document>(document: &T, signers: &[&dyn Signer]) -> Result<(Vec<u8>, Digest)> {
+    seal_document(document, signers)
+        .map_err(|e| CliError::failure(format!("cannot sign the {}", T::KIND.as_str())).because(e))
+}
+
+/// The next snapshot: the own one with these entries in place of their former selves.
+pub(crate) fn next_snapshot(trust: &Trust, changed: &[Entry], issued_at: Timestamp) -> Result<Snapshot> {
+    let anchor = trust.anchor()?;
+    let root = &anchor.root.document;
+    let known = trust.snapshot();
+    let mut entries = known.map(|k| k.document.entries.clone()).unwrap_or_default();
+    for e in changed {
+        entries.retain(|o| (o.kind, &o.name) != (e.kind, &e.name));
+        entries.push(e.clone());
+    }
+    entries.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    Ok(Snapshot {
+        fleet: anchor.fleet.clone(),
+        epoch: root.epoch,
+        version: known.map_or(0, |k| k.document.version) + 1,
+        root_version: root.version,
+        issued_at,
+        not_after: issued_at.plus(SNAPSHOT_LIFETIME),
+        entries,
+        audit_head: None,
+        previous: known.map(|k| k.digest),
+    })
+}
+
+/// A signed document on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Sealed {
+    pub(crate) envelope: Vec<u8>,
+    pub(crate) digest: Digest,
+}
+
+/// Signs the next snapshot, verifies it and every document as devices will, uploads all, and keeps them as own state.
+pub(crate) fn publish(
+    client: &Client,
+    trust: &mut Trust,
+    ring: &Keyring,
+    changed: &[Entry],
+    documents: &[Sealed],
+) -> Result<api::SnapshotAccepted> {
+    let time = now();
+    let snapshot = next_snapshot(trust, changed, time)?;
+    let (envelope, _) = ring.seal(trust.root()?, RoleName::Snapshot, "", &snapshot)?;
+    let mut after = trust.state.clone();
+    let verdict = verify(&envelope, &after, time, Expect::Only(Kind::Snapshot))
+        .map_err(|r| refusal("the next snapshot", &r))?;
+    after.advance(&verdict);
+    for d in documents {
+        let verdict = verify(&d.envelope, &after, time, Expect::Only(Kind::Deployment))
+            .map_err(|r| refusal("the deployment", &r))?;
+        after.advance(&verdict);
+    }
+    let body = api::PostSnapshot {
+        snapshot: envelope.clone().into(),
+        documents: documents.iter().map(|d| d.envelope.clone().into()).collect(),
+        expected_previous: trust.snapshot().map(|k| k.digest.into()),
+    };
+    let accepted: api::SnapshotAccepted = client.post("/v1/snapshots", &body, "publishing the snapshot")?;
+    for d in documents {
+        trust.save_document(&d.digest, &d.envelope)?;
+    }
+    trust.save(&envelope)?;
+    trust.state = after;
+    Ok(accepted)
+}
+
+/// Checks a draft of a deployment before anybody is asked to sign it, as if it were listed already.
+pub(crate) fn precheck(
+    trust: &Trust,
+    ring: &Keyring,
+    name: &Name,
+    deployment: &shoal_protocol::latest::Deployment,
+) -> Result<Sealed> {
+    let (envelope, digest) = ring.seal(trust.root()?, RoleName::Deployment, name.as_str(), deployment)?;
+    let mut alone = trust.state.clone();
+    alone.snapshot = None;
+    match verify(&envelope, &alone, now(), Expect::Only(Kind::Deployment)) {
+        Ok(Verdict::Deployment(_)) => Ok(Sealed { envelope, digest }),
+        Ok(_) => Err(CliError::failure("the signed deployment is none")),
+        Err(r) => Err(refusal(&format!("deployment {name}"), &r)),
+    }
+}
+
+/// The entry of a deployment's new revision over the one before.
+pub(crate) fn entry(before: Option<&Entry>, name: &Name, newest: shoal_protocol::latest::Revision) -> Entry {
+    use shoal_protocol::latest::Liveness;
+    let live = before.filter(|b| b.liveness == Liveness::Live);
+    Entry {
+        kind: EntryKind::Deployment,
+        name: name.clone(),
+        liveness: Liveness::Live,
+        floor: before.map_or(0, |b| b.floor),
+        newest,
+        // Devices whose wave is not open stay on the revision before.
+        stable: live.map(|b| b.newest),
+        removal: None,
+    }
+}
+
+/// Whether an error is the controller's «somebody else was first».
+pub(crate) fn is_conflict(e: &CliError) -> bool {
+    e.kind == ErrorKind::Conflict
+}
