@@ -204,12 +204,10 @@ fn check_kind(bytes: &[u8]) -> Result<()> {
     let not_wasm =
         |what: &str| Err(Error::refused(Code::NotWasm, format!("the file is {what}, no WebAssembly module")));
     match bytes {
-        [0x7f, b'E', b'L', b'F', ..] if holds(bytes, b"wasm.intrinsics") || holds(bytes, b".wasmedge") => {
-            Err(Error::refused(
-                Code::AotUntrusted,
-                "the file is compiled code: Shoal compiles on the device itself; send the module",
-            ))
-        }
+        [0x7f, b'E', b'L', b'F', ..] if holds(bytes, b"wasm.code\0wasm.size\0") => Err(Error::refused(
+            Code::AotUntrusted,
+            "the file is compiled code: Shoal compiles on the device itself; send the module",
+        )),
         [0x7f, b'E', b'L', b'F', ..] => not_wasm("a native program (ELF)"),
         [b'#', b'!', ..] => not_wasm("a script"),
         [] => not_wasm("empty"),

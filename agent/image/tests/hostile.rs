@@ -220,7 +220,7 @@ fn m7_what_is_no_module() {
 
 #[test]
 fn m8_native_code_offered_as_a_module_and_in_a_section() {
-    let elf = [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 64], b"wasm.intrinsics\0"].concat();
+    let elf = [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 64], b"wasm.code\0wasm.size\0"].concat();
     assert_eq!(code_of(&elf), Some(Code::AotUntrusted));
     let mut with_section = module();
     with_section.extend_from_slice(b"\0\x10\x08wasmedge\x7fELFxxx");

@@ -1,14 +1,76 @@
-//! The only part that links WasmEdge: compiles modules and runs containers
-#![allow(clippy::print_stdout, reason = "prints the engine's version and what was loaded, its only output")]
+//! The only part that links WasmEdge: compiles modules and runs containers, one process each, started by supervise.
+//!
+//! Its words with supervise are two descriptors: 3 is what to do, 4 is where the one answer goes. Never opens a network,
+//! never chooses a file: code comes from the path that supervise filled.
 
-use std::collections::BTreeSet;
+mod compile;
+mod engine;
+mod folders;
+mod handover;
+mod run;
 
-fn main() -> std::io::Result<()> {
-    println!("WasmEdge {}", wasmedge_sdk::utils::CoreVersion::version_string());
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let loaded: BTreeSet<&str> = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).collect();
-    for path in loaded.iter().filter(|path| path.starts_with('/')) {
-        println!("{path}");
+use shoal_ipc::{CompileResult, EndRecord};
+use std::io::Write as _;
+
+const USAGE: &str = "shoal-runner is started by `shoal-guard supervise`, never by hand:
+  shoal-runner run       descriptor 3: what to run, 4: how it ended
+  shoal-runner compile   descriptor 3: the module, 4: the result; writes out.so into the working directory
+  shoal-runner engine    one line that changes whenever compiled code must be made anew
+  shoal-runner version";
+
+fn main() {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let verb = arguments.first().and_then(|a| a.to_str()).filter(|_| arguments.len() == 1);
+    // What needs no tidying is left to the kernel: a process of its own dies faster than its engine is taken apart.
+    let code = match verb {
+        Some("run") => run_one(),
+        Some("compile") => compile_one(),
+        Some("engine") => say(&engine::line()),
+        Some("version" | "--version" | "-V") => {
+            say(&format!("shoal-runner {} (WasmEdge {})", env!("CARGO_PKG_VERSION"), engine::version()))
+        }
+        Some("help" | "--help" | "-h") => say(USAGE),
+        _ => complain(USAGE, 2),
+    };
+    engine::exit(code)
+}
+
+/// Runs a container; the exit code is the guest's as far as 8 bits carry it, the answer is exact.
+fn run_one() -> i32 {
+    let end = match handover::spec() {
+        Ok(spec) => run::run(&spec),
+        Err(e) => return complain(&format!("cannot read what to run: {e}"), 2),
+    };
+    let code = match &end {
+        EndRecord::Exit { code } => i32::from(code.to_le_bytes()[0]),
+        EndRecord::Trap { .. } | EndRecord::GuestMemory => 134,
+        EndRecord::Refused { .. } => 125,
+    };
+    answer(&end.encode(), code)
+}
+
+fn compile_one() -> i32 {
+    let result = match handover::module() {
+        Ok(module) => compile::compile(&module),
+        Err(e) => return complain(&format!("cannot read the module: {e}"), 2),
+    };
+    let code = i32::from(!matches!(result, CompileResult::Done { .. }));
+    answer(&result.encode(), code)
+}
+
+fn answer(bytes: &[u8], code: i32) -> i32 {
+    match handover::answer(bytes) {
+        Ok(()) => code,
+        Err(e) => complain(&format!("cannot answer: {e}"), 2),
     }
-    Ok(())
+}
+
+fn say(text: &str) -> i32 {
+    i32::from(writeln!(std::io::stdout(), "{text}").is_err())
+}
+
+fn complain(text: &str, code: i32) -> i32 {
+    // With stderr gone there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "shoal-runner: {text}");
+    code
 }

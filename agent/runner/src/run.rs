@@ -1,0 +1,107 @@
+//! `shoal-runner run`: one container, from compiled code to the one record of how it ended.
+
+use crate::{engine, folders};
+use shoal_ipc::{EndRecord, Spec};
+use wasmedge_sdk::error::{CoreError, WasmEdgeError};
+use wasmedge_sdk::wasi::WasiModule;
+use wasmedge_sdk::{ExternalInstanceType, WasmEdgeResult};
+use wasmedge_sys::{AsInstance as _, Executor, Loader, Module, Store, Validator};
+
+/// Longest words in an answer.
+const MESSAGE: usize = 1024;
+
+/// What keeps a guest from running at all: a stable code, and words.
+struct NotRun(&'static str, String);
+
+/// Runs the guest to its end.
+pub(crate) fn run(spec: &Spec) -> EndRecord {
+    engine::watch_log();
+    match try_run(spec) {
+        Ok(end) => end,
+        Err(NotRun(code, message)) => {
+            EndRecord::Refused { code: code.to_owned(), message: bounded(&message) }
+        }
+    }
+}
+
+fn try_run(spec: &Spec) -> Result<EndRecord, NotRun> {
+    let internal =
+        |what: &str, e: &WasmEdgeError| NotRun("kernel_unsupported", format!("{what} failed: {e}"));
+    let preopens = folders::preopens(spec).map_err(|e| NotRun("policy_denied", e))?;
+    if spec.argv.iter().chain(&spec.env).any(|text| text.contains('\0')) {
+        return Err(NotRun("malformed", "an argument or variable has a zero byte".to_owned()));
+    }
+    let config = engine::config(spec.wasm_pages).map_err(|e| internal("configuring the engine", &e))?;
+    // Loads only native code, and only from here: the engine would open any ELF file that it is shown.
+    let unusable =
+        |e: Box<WasmEdgeError>| NotRun("cache_changed", format!("{} cannot be loaded: {e}", spec.code));
+    let loader = Loader::create(Some(&config)).map_err(unusable)?;
+    let module = loader.from_file(&spec.code).map_err(unusable)?;
+    let validator = Validator::create(Some(&config)).map_err(unusable)?;
+    validator.validate(&module).map_err(unusable)?;
+    check_memory(&module, spec.wasm_pages)?;
+
+    let mut executor = Executor::create(Some(&config), None).map_err(|e| internal("the executor", &e))?;
+    let mut store = Store::create().map_err(|e| internal("the store", &e))?;
+    let wasi = WasiModule::create(
+        Some(spec.argv.iter().map(String::as_str).collect()),
+        Some(spec.env.iter().map(String::as_str).collect()),
+        Some(preopens.iter().map(String::as_str).collect()),
+    )
+    .map_err(|e| internal("setting up WASI", &e))?;
+    executor
+        .register_import_module(&mut store, wasi.as_ref())
+        .map_err(|e| internal("registering WASI", &e))?;
+    let mut instance = match executor.register_active_module(&mut store, &module) {
+        Ok(instance) => instance,
+        Err(e) => return ended(Err(e), &wasi),
+    };
+    let mut start = instance
+        .get_func_mut("_start")
+        .map_err(|_| NotRun("not_wasm", "the module exports no _start, so it is a library".to_owned()))?;
+    let end = executor.call_func(&mut start, []).map(drop);
+    ended(end, &wasi)
+}
+
+/// The engine shrinks an initial memory above its limit without a word; the guest must not find out that way.
+fn check_memory(module: &Module, limit: Option<u32>) -> Result<(), NotRun> {
+    let Some(limit) = limit else { return Ok(()) };
+    for export in module.export() {
+        if let Ok(ExternalInstanceType::Memory(memory)) = export.ty()
+            && memory.minimum() > limit
+        {
+            let detail =
+                format!("the guest begins with {} pages of memory, its limit is {limit}", memory.minimum());
+            return Err(NotRun("guest_memory", detail));
+        }
+    }
+    Ok(())
+}
+
+/// How the guest ended, by the engine's answer.
+fn ended(answer: WasmEdgeResult<()>, wasi: &WasiModule) -> Result<EndRecord, NotRun> {
+    match answer {
+        Ok(()) => Ok(EndRecord::Exit { code: wasi.exit_code() }),
+        Err(e) => match *e {
+            WasmEdgeError::Core(CoreError::Execution(_) | CoreError::Common(_))
+                if engine::memory_was_refused() =>
+            {
+                Ok(EndRecord::GuestMemory)
+            }
+            WasmEdgeError::Core(CoreError::Execution(trap)) => {
+                Ok(EndRecord::Trap { message: bounded(&trap.to_string()) })
+            }
+            WasmEdgeError::Core(CoreError::Common(trap)) => {
+                Ok(EndRecord::Trap { message: bounded(&trap.to_string()) })
+            }
+            WasmEdgeError::Core(CoreError::Instantiation(e)) => {
+                Err(NotRun("import_denied", format!("the module cannot be put together: {e}")))
+            }
+            other => Err(NotRun("malformed", format!("the module cannot be started: {other}"))),
+        },
+    }
+}
+
+fn bounded(text: &str) -> String {
+    text[..text.floor_char_boundary(MESSAGE)].to_owned()
+}
