@@ -41,7 +41,13 @@ pub(crate) fn build_runner(engine: &Engine, profile: Profile) -> Result<PathBuf>
     if engine.source == Source::Bundled {
         command.args(["--features", "bundled"]);
     }
-    process::run(&mut command).context("build shoal-runner against the engine")?;
+    process::run(&mut command).with_context(|| match &engine.source {
+        Source::Bundled => "build shoal-runner with the engine that its build downloads, the last of three sources; \
+                            the warnings above say why Debian's packages could not be had, and WASMEDGE_DIR=DIR \
+                            takes an installed WasmEdge 0.17.1 or newer"
+            .to_owned(),
+        _ => format!("build shoal-runner against the engine in {}", engine.dir.display()),
+    })?;
     let binary = artifact("shoal-runner", engine.arch, profile)?;
     if engine.source == Source::Bundled {
         closure(&binary, Path::new(""), engine.arch, &engine.folder(Folder::Compile).join("lib"))?;
@@ -49,7 +55,7 @@ pub(crate) fn build_runner(engine: &Engine, profile: Profile) -> Result<PathBuf>
     Ok(binary)
 }
 
-/// Builds a package as a static program (`+crt-static`), in a target folder of its own so that the flags disturb no other build.
+/// Builds a package as a static program (`+crt-static`) and makes sure that it asks for no loader.
 pub(crate) fn build_static(
     package: &str,
     arch: Arch,

@@ -55,6 +55,9 @@ pub(super) fn install_given(given: &Path, arch: Arch, dir: &Path) -> Result<()> 
         symlink(given.join("include/wasmedge"), new.join("include/wasmedge")).context("link the headers")?;
         layout::copy_names(&lib, "libwasmedge.so", &new.join("lib"))?;
         closure(&library, &lib, arch, &new.join("compile/lib"))?;
+        // What every Rust program needs beside it; xtask is one.
+        let own = std::env::current_exe().context("find xtask's own program")?;
+        closure(&own, Path::new(""), arch, &new.join("compile/lib"))?;
         layout::copy_names(&lib, "libwasmedge.so", &new.join("compile/lib"))?;
         finish(new)
     })
