@@ -267,3 +267,7 @@ pub(crate) fn own_snapshot(trust: &Trust) -> Result<Vec<u8>> {
     let path: &Path = &trust.snapshot_path();
     std::fs::read(path).on_path("read", path)
 }
+
+#[cfg(test)]
+#[path = "trust_tests.rs"]
+mod tests;

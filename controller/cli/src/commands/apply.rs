@@ -6,6 +6,7 @@ use super::{Session, duration, rollout, short_id};
 use crate::args::{Apply, Diff, Source};
 use crate::compose::{self, Stamp};
 use crate::error::{CliError, Result};
+use crate::home::Home;
 use crate::images::{self, Lock, Pinned};
 use crate::manifest::{self, Draft, cri, deployment};
 use crate::output::{self, Format, Tone};
@@ -40,13 +41,15 @@ impl Item {
     }
 }
 
-pub(super) fn run(s: &Session, args: &Apply) -> Result<()> {
+pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()> {
     let timeout = duration("--timeout", &args.timeout)?;
-    let drafts = read(s, &args.source)?;
-    // A missing key is told before anything is asked of anyone.
-    let ring = if args.dry_run { None } else { Some(Keyring::open(&s.home, &args.signing.keys)?) };
-    let store = images::store(&s.home)?;
+    let mut drafts = read(&args.source)?;
+    // What is wrong on this machine is told before anything is asked of another one.
+    let ring = if args.dry_run { None } else { Some(Keyring::open(home, &args.signing.keys)?) };
+    let store = images::store(home)?;
     let pinned = pin(&store, &args.source, &drafts)?;
+    let s = &Session::open(home.clone(), context)?;
+    recipients(s, &args.source, &mut drafts)?;
     let mut trust = trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?;
     let mut items = compose_all(s, &mut trust, &drafts, &pinned)?;
     if let Some(ring) = &ring {
@@ -80,17 +83,19 @@ pub(super) fn run(s: &Session, args: &Apply) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn diff(s: &Session, args: &Diff) -> Result<()> {
-    let drafts = read(s, &args.source)?;
-    let store = images::store(&s.home)?;
+pub(super) fn diff(home: &Home, context: Option<&str>, args: &Diff) -> Result<()> {
+    let mut drafts = read(&args.source)?;
+    let store = images::store(home)?;
     let pinned = pin(&store, &args.source, &drafts)?;
+    let s = &Session::open(home.clone(), context)?;
+    recipients(s, &args.source, &mut drafts)?;
     let mut trust = trust::open(&s.client, &s.home, &s.context, args.adopt.as_ref())?;
     let items = compose_all(s, &mut trust, &drafts, &pinned)?;
     show(s, &items, args.output.format, true)
 }
 
 /// Reads the files and prints what in them does not do what it says.
-fn read(s: &Session, source: &Source) -> Result<Vec<Draft>> {
+fn read(source: &Source) -> Result<Vec<Draft>> {
     if let Some(path) = &source.file {
         let (drafts, findings) = deployment::parse(&shown(path), &manifest::read_text(path)?)?;
         for line in findings.lines(&findings.warnings) {
@@ -127,8 +132,15 @@ fn read(s: &Session, source: &Source) -> Result<Vec<Draft>> {
         }
     }
     draft.target.selector = source.selector.as_deref().map(deployment::selector_from_text).transpose()?;
-    draft.target.devices = source.device.iter().map(|d| recipient(s, d)).collect::<Result<_>>()?;
     Ok(vec![draft])
+}
+
+/// The devices of `--device`, for a CRI pod.
+fn recipients(s: &Session, source: &Source, drafts: &mut [Draft]) -> Result<()> {
+    for draft in drafts.iter_mut().filter(|_| source.pod.is_some()) {
+        draft.target.devices = source.device.iter().map(|d| recipient(s, d)).collect::<Result<_>>()?;
+    }
+    Ok(())
 }
 
 /// A device's whole id proves itself: it is a hash of the device's key. What a part of one or a host name means, only the

@@ -2,7 +2,7 @@
 
 use super::Session;
 use crate::args::{ImageCommand, ImageImport};
-use crate::error::{CliError, Result};
+use crate::error::{CliError, OnPath as _, Result};
 use crate::home::Home;
 use crate::images::{self, Lock, LockedImage, canonical, image_error};
 use crate::manifest::quantity::show_bytes;
@@ -12,6 +12,7 @@ use shoal_controller_core::api;
 use shoal_image::registry::{Access, Auth, Progress, Registry};
 use shoal_image::{ModuleFacts, Overrides, Reference, Store};
 use shoal_protocol::ids::Digest;
+use std::io::Read as _;
 use std::path::Path;
 
 pub(super) fn run(home: &Home, context: Option<&str>, command: &ImageCommand) -> Result<()> {
@@ -38,6 +39,7 @@ fn import(home: &Home, context: Option<&str>, args: &ImageImport) -> Result<()> 
     let store = images::store(home)?;
     let path = Path::new(&args.source);
     let named = if path.exists() {
+        check_bare(path)?;
         let spinner = output::spinner(&format!("reading {}", args.source));
         let found = shoal_image::import(&store, path)
             .map_err(|e| image_error(&format!("cannot import {}", args.source), e))?;
@@ -103,6 +105,19 @@ fn from_files(
             Ok(Named { reference: images::reference(&text)?, manifest: i.manifest, size: i.size })
         })
         .collect()
+}
+
+/// What is called like a module has to be one, and not an archive.
+fn check_bare(path: &Path) -> Result<()> {
+    if !path.is_file() || !images::is_wasm_name(&path.to_string_lossy()) {
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).on_path("open", path)?;
+    file.take(shoal_image::limits::MODULE + 1).read_to_end(&mut bytes).on_path("read", path)?;
+    shoal_image::inspect(&bytes)
+        .map(drop)
+        .map_err(|e| image_error(&format!("cannot import {}", path.display()), e))
 }
 
 /// An image that no device could start is refused on the way in, where its maker still is.
