@@ -260,7 +260,7 @@ pub(crate) struct Source {
     /// With --pod: the devices with these labels (`k=v,k2!=v,k3,!k4`).
     #[arg(long, short = 'l', value_name = "LABELS", requires = "pod")]
     pub(crate) selector: Option<String>,
-    /// With --pod: this device (id, or its beginning; may be repeated).
+    /// With --pod: the device with this whole id, which is a hash of its key (may be repeated).
     #[arg(long, value_name = "DEVICE", requires = "pod")]
     pub(crate) device: Vec<String>,
     /// Where tags are pinned that the own layout does not have.

@@ -197,3 +197,7 @@ pub(crate) fn entry(before: Option<&Entry>, name: &Name, newest: shoal_protocol:
 pub(crate) fn is_conflict(e: &CliError) -> bool {
     e.kind == ErrorKind::Conflict
 }
+
+#[cfg(test)]
+#[path = "publish_tests.rs"]
+mod tests;

@@ -270,4 +270,4 @@ pub(crate) fn own_snapshot(trust: &Trust) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 #[path = "trust_tests.rs"]
-mod tests;
+pub(crate) mod tests;

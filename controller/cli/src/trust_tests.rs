@@ -6,22 +6,23 @@ use crate::publish::{next_snapshot, seal};
 use shoal_protocol::latest::{Controller, Key, Role, RoleName};
 use shoal_protocol::{Ed25519Signer, Signer};
 
-struct Fleet {
+/// A fleet with one operator key (seed 2), a root key (1) and the controller's online key (3).
+pub(crate) struct Fleet {
     dir: tempfile::TempDir,
     root: Vec<u8>,
     operator: Ed25519Signer,
 }
 
-fn role(name: RoleName, key: Key) -> Role {
+pub(crate) fn role(name: RoleName, key: Key) -> Role {
     Role { name, threshold: 1, keys: vec![key], prefix: String::new(), may_remove: true, ceiling: None }
 }
 
-fn signer(n: u8) -> Ed25519Signer {
+pub(crate) fn signer(n: u8) -> Ed25519Signer {
     Ed25519Signer::from_seed([n; 32])
 }
 
 impl Fleet {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (root_key, operator, online) = (signer(1), signer(2), signer(3));
         let root = Root {
             version: 1,
@@ -47,7 +48,7 @@ impl Fleet {
         let (root, _) = seal(&root, &[&root_key as &dyn Signer]).unwrap();
         Self { dir: tempfile::tempdir().unwrap(), root, operator }
     }
-    fn home(&self, who: &str) -> Home {
+    pub(crate) fn home(&self, who: &str) -> Home {
         Home::at(&self.dir.path().join(who))
     }
     /// A snapshot over what `trust` holds, signed by the operator.
@@ -56,13 +57,13 @@ impl Fleet {
         seal(&next, &[&self.operator as &dyn Signer]).unwrap().0
     }
     /// An operator who holds snapshot 1.
-    fn founder(&self) -> (Trust, Vec<u8>) {
+    pub(crate) fn founder(&self) -> (Trust, Vec<u8>) {
         let mut trust = Trust::found(&self.home("founder"), &self.root).unwrap();
         let first = self.snapshot(&trust, now());
         trust.sync(&self.served(&first)).unwrap();
         (trust, first)
     }
-    fn served(&self, snapshot: &[u8]) -> api::Trust {
+    pub(crate) fn served(&self, snapshot: &[u8]) -> api::Trust {
         let online = (&signer(3).key()).into();
         let trust = Trust::found(&self.home("x"), &self.root).unwrap();
         api::Trust {
@@ -75,7 +76,7 @@ impl Fleet {
     }
 }
 
-fn code(e: &CliError) -> &str {
+pub(crate) fn code(e: &CliError) -> &str {
     assert_eq!(e.kind, ErrorKind::Refused, "{}", e.render());
     e.code.as_deref().unwrap()
 }

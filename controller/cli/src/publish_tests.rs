@@ -1,0 +1,143 @@
+//! From files and images to what is signed, and what is not signed at all.
+
+use super::*;
+use crate::compose::{self, Stamp};
+use crate::images::{self, Lock, Pinned};
+use crate::manifest::{Draft, deployment as file};
+use crate::trust::tests::{Fleet, code, role, signer};
+use shoal_protocol::latest::{Deployment, Liveness, Revision};
+use std::collections::BTreeMap;
+
+/// `(module (memory (export "memory") 2) (func (export "_start")))`.
+const MODULE: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x05\x03\x01\0\x02\x07\x13\x02\x06memory\x02\0\x06_start\0\0\x0a\x04\x01\x02\0\x0b";
+
+fn draft(pod: &str, container: &str) -> Draft {
+    let text = format!(
+        "apiVersion: shoal/v1\nkind: Deployment\nmetadata: {{name: app}}\nspec:\n  selector: {{}}\n  template:\n    spec:\n      {pod}\n      containers:\n        - name: main\n          image: app:1\n          {container}\n"
+    );
+    file::parse("app.yaml", &text).unwrap().0.remove(0)
+}
+
+fn pinned(home: &Home) -> BTreeMap<String, Pinned> {
+    let store = images::store(home).unwrap();
+    let image = shoal_image::import_module(&store, MODULE, Some("app.wasm")).unwrap();
+    shoal_image::tag(&store, "app:1", &image.manifest).unwrap();
+    let found = images::pin(&store, &Lock::default(), "app:1").unwrap();
+    BTreeMap::from([("app:1".to_owned(), found)])
+}
+
+fn compose(fleet: &Fleet, trust: &Trust, draft: &Draft) -> Result<Deployment> {
+    let stamp = Stamp {
+        fleet: trust.anchor().unwrap().fleet.clone(),
+        epoch: 1,
+        sequence: 1,
+        issued_at: now(),
+        lifetime: 60,
+    };
+    compose::deployment(draft, &pinned(&fleet.home("founder")), &stamp)
+}
+
+fn ring(seeds: &[u8]) -> Keyring {
+    let keys = seeds.iter().map(|n| OwnKey { name: format!("key{n}"), signer: signer(*n) });
+    Keyring { keys: keys.collect() }
+}
+
+#[test]
+fn a_draft_becomes_a_pinned_deployment_that_verifies() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let d = compose(&fleet, &trust, &draft("hostname: box", "args: [one]")).unwrap();
+    let c = &d.template.containers[0];
+    assert_eq!(c.argv, ["/app.wasm", "one"]);
+    assert_eq!(c.image.module.digest, Digest::of(MODULE));
+    assert_eq!(
+        c.env.iter().map(|e| (e.name.as_str(), e.value.as_str())).collect::<Vec<_>>(),
+        [("HOSTNAME", "box")]
+    );
+    assert_eq!(d.not_after, d.issued_at.plus(60));
+    let sealed = precheck(&trust, &ring(&[2]), &d.name, &d).unwrap();
+    assert_eq!(
+        shoal_protocol::envelope::Envelope::parse(&sealed.envelope).unwrap().identity(),
+        sealed.digest
+    );
+}
+
+#[test]
+fn s16_a_reserved_value_is_refused_before_it_is_published() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    for (pod, container) in [
+        ("hostNetwork: true", ""),
+        ("runtimeClassName: oci", ""),
+        ("", "livenessProbe: {tcpSocket: {port: 80}}"),
+        ("", "livenessProbe: {exec: {command: [app.wasm]}}"),
+        ("", "securityContext: {capabilities: {add: [NET_ADMIN]}}"),
+    ] {
+        let d = compose(&fleet, &trust, &draft(pod, container)).unwrap();
+        let e = precheck(&trust, &ring(&[2]), &d.name, &d).unwrap_err();
+        assert_eq!(code(&e), "unsupported_value", "{pod}{container}");
+    }
+}
+
+#[test]
+fn a_module_that_cannot_fit_its_limits_is_not_signed() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let small = draft("", "resources: {limits: {wasmMemory: 64Ki}}");
+    assert_eq!(code(&compose(&fleet, &trust, &small).unwrap_err()), "guest_memory");
+    let other = draft("", "command: [nothing.wasm]");
+    assert!(
+        compose(&fleet, &trust, &other).is_ok(),
+        "an artifact is its module, whatever the program is called"
+    );
+}
+
+#[test]
+fn s19_a_key_of_another_role_or_no_role_signs_nothing() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let d = compose(&fleet, &trust, &draft("", "")).unwrap();
+    for seeds in [&[1][..], &[3], &[9], &[1, 3, 9]] {
+        let e = precheck(&trust, &ring(seeds), &d.name, &d).unwrap_err();
+        assert_eq!(code(&e), "role_scope");
+        assert!(e.render().contains("your keys: key"), "{}", e.render());
+    }
+    // The one that fits is found among others.
+    assert!(precheck(&trust, &ring(&[9, 2]), &d.name, &d).is_ok());
+}
+
+#[test]
+fn a_role_with_a_prefix_signs_only_names_below_it() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let mut root = trust.root().unwrap().clone();
+    let mut ci = role(RoleName::Deployment, signer(5).key());
+    ci.prefix = "ci-".to_owned();
+    root.roles.push(ci);
+    let ring = ring(&[5]);
+    assert_eq!(ring.of_role(&root, RoleName::Deployment, "ci-app").unwrap().len(), 1);
+    assert_eq!(code(&ring.of_role(&root, RoleName::Deployment, "app").unwrap_err()), "role_scope");
+    assert_eq!(code(&ring.of_role(&root, RoleName::Snapshot, "").unwrap_err()), "role_scope");
+}
+
+#[test]
+fn the_next_snapshot_keeps_the_rest_and_names_its_predecessor() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let name: Name = "app".parse().unwrap();
+    let at = |sequence| Revision { sequence, digest: Digest::of(&[u8::try_from(sequence).unwrap()]) };
+    let first = entry(None, &name, at(1));
+    assert_eq!((first.stable, first.floor), (None, 0));
+    let second = entry(Some(&first), &name, at(2));
+    assert_eq!(second.stable, Some(at(1)), "devices whose wave is not open stay on the revision before");
+    let removed = Entry { liveness: Liveness::Removed, stable: None, ..second.clone() };
+    assert_eq!(
+        entry(Some(&removed), &name, at(3)).stable,
+        None,
+        "a name that comes back has no revision to stay on"
+    );
+    let other = entry(None, &"aaa".parse().unwrap(), at(1));
+    let snapshot = next_snapshot(&trust, &[second.clone(), other.clone()], now()).unwrap();
+    assert_eq!(snapshot.entries, [other, second]);
+    assert_eq!((snapshot.version, snapshot.previous), (2, Some(trust.snapshot().unwrap().digest)));
+}
