@@ -10,6 +10,7 @@ mod logs;
 mod order;
 mod rollout;
 mod show;
+mod source;
 mod token;
 mod trust;
 
