@@ -19,6 +19,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const WHOLE: Duration = Duration::from_mins(1);
 /// A stream of log lines may be silent for long.
 const STREAM: Duration = Duration::from_secs(3_700);
+const LOGIN_AGAIN: &str =
+    "log in again with a current token: `shoal login URL --token TOKEN --ca-fingerprint …`";
 /// An image may be large and the line slow.
 const UPLOAD: Duration = Duration::from_mins(30);
 
@@ -227,6 +229,11 @@ fn check(server: &str, what: &str, mut response: Response) -> Result<Response> {
     }
     let body = response.body_mut().with_config().limit(64 << 10).read_to_vec().unwrap_or_default();
     let Ok(e) = serde_json::from_slice::<ApiError>(&body) else {
+        if matches!(status, 401 | 403) {
+            return Err(
+                CliError::credential(format!("{server} does not take this credential")).hint(LOGIN_AGAIN)
+            );
+        }
         let e = CliError::failure(format!("{server} answered {status} about {what}"));
         return Err(e.hint("is this the address of a shoald?"));
     };
@@ -239,7 +246,7 @@ fn from_api(server: &str, what: &str, e: &ApiError) -> CliError {
     let mut error = match e.code.as_str() {
         "unauthorized" | "forbidden" => {
             CliError::credential(format!("{server} does not take this credential: {}", e.message))
-                .hint("log in again with a current token: `shoal login URL --token TOKEN --ca-fingerprint …`")
+                .hint(LOGIN_AGAIN)
         }
         "conflict" => CliError::conflict(text),
         "unavailable" | "timeout" | "device_offline" => CliError::unreachable(text).code(&e.code),

@@ -69,6 +69,13 @@ pub(super) fn wait_for(
                     "`shoal describe deployment {name}`, `shoal logs {name}`; then apply a better revision"
                 )));
             }
+            RolloutState::NoDevices if current => {
+                spinner.finish_and_clear();
+                output::note(&format!(
+                    "{name} selects no enrolled device: nothing to wait for until one joins"
+                ));
+                return Ok(d);
+            }
             RolloutState::Removed => {
                 spinner.finish_and_clear();
                 return Err(CliError::failure(format!("{name} was removed meanwhile")));
