@@ -230,7 +230,7 @@ impl Case<'_> {
         if self.is_stored() {
             return Ok(());
         }
-        time::check_issued(self.state, self.time, issued_at)?;
+        time::check_issued(self.state, self.time, issued_at, time::DEVICE_AHEAD)?;
         if let Some(end) = not_after {
             time::check_not_after(self.time, end, what)?;
         }

@@ -4,7 +4,7 @@ use super::signatures::{of_role, roles};
 use super::{Case, MAX_JUMP, Standing, Verified, refuse};
 use crate::ids::Name;
 use crate::refusal::{Code, Refusal};
-use crate::v1::{Entry, EntryKind, Key, Liveness, Revision, RoleName, Snapshot};
+use crate::v1::{Entry, EntryKind, Key, Liveness, Revision, Role, RoleName, Snapshot};
 
 /// How many names a snapshot may list.
 pub(super) const MAX_NAMES: usize = 4096;
@@ -29,7 +29,7 @@ pub(super) fn verify(case: &Case<'_>) -> Result<Verified<Snapshot>, Refusal> {
     check_version(case, &snapshot)?;
     if let Some(held) = held {
         check_succession(&held.document, &snapshot)?;
-        check_removals(case, &held.document, &snapshot, &signers)?;
+        check_removals(case, &held.document, &snapshot)?;
     }
     case.check_time(snapshot.issued_at, Some(snapshot.not_after), "snapshot")?;
     Ok(Verified::new(snapshot, case.identity, Standing::New, signers))
@@ -145,24 +145,34 @@ fn check_jump(name: &Name, known: u64, new: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A name's removal or a raised floor needs a key with `may_remove` for that name among the signers, until removals are
-/// documents of their own.
-fn check_removals(case: &Case<'_>, old: &Snapshot, new: &Snapshot, _signers: &[Key]) -> Result<(), Refusal> {
-    let root = &case.anchor()?.root.document;
+/// Until removals are documents of their own, a snapshot that removes a name or raises its floor must also carry the
+/// signatures of a role with `may_remove` for that name (in a small fleet the same person's key).
+fn check_removals(case: &Case<'_>, old: &Snapshot, new: &Snapshot) -> Result<(), Refusal> {
     let mut olds = old.entries.iter().peekable();
-    for entry in &new.entries {
+    let mut ended = new.entries.iter().filter(|entry| {
         let key = (entry.kind, &entry.name);
         while olds.next_if(|o| (o.kind, &o.name) < key).is_some() {}
-        let before = olds.next_if(|o| (o.kind, &o.name) == key);
-        let removes =
-            entry.liveness == Liveness::Removed && before.is_some_and(|b| b.liveness == Liveness::Live);
-        let raises = before.is_some_and(|b| entry.floor > b.floor);
-        if removes || raises {
-            let allowed = roles(root, RoleName::Deployment)
-                .any(|r| r.may_remove && entry.name.as_str().starts_with(&r.prefix));
-            if !allowed {
-                return refuse(Code::RoleScope, format!("{}: no role may remove this name", entry.name));
-            }
+        olds.next_if(|o| (o.kind, &o.name) == key).is_some_and(|before| {
+            let removed = entry.liveness == Liveness::Removed && before.liveness == Liveness::Live;
+            removed || entry.floor > before.floor
+        })
+    });
+    let Some(first) = ended.next() else { return Ok(()) };
+    let anchor = case.anchor()?;
+    let root = &anchor.root.document;
+    let may_remove: Vec<&Role> = roles(root, RoleName::Deployment).filter(|r| r.may_remove).collect();
+    let keys: Vec<&Key> = may_remove.iter().flat_map(|r| &r.keys).collect();
+    let tally = case.signed.tally(&keys, Some(anchor));
+    for entry in std::iter::once(first).chain(ended) {
+        if !may_remove.iter().any(|r| entry.name.as_str().starts_with(&r.prefix) && tally.meets(r)) {
+            return refuse(
+                Code::RoleScope,
+                format!(
+                    "{}: its removal or raised floor needs signatures of a role with may_remove for this name, \
+                     beside the snapshot role's",
+                    entry.name
+                ),
+            );
         }
     }
     Ok(())

@@ -7,11 +7,14 @@ use super::{TrustState, Viewpoint};
 use crate::ids::Timestamp;
 use crate::refusal::{Code, Refusal};
 
-/// How far ahead of its time a device lets a document be signed: two years. A device may have lain switched off that
-/// long without a clock; what claims more is `time_jump`, so a stolen key cannot push the floor out of reach.
-pub const DEVICE_AHEAD: u64 = 731 * DAY;
+/// How far ahead of its time a device lets a document be signed: two years. It may have lain switched off that long
+/// without a clock; what claims more is `time_jump`, so a stolen key cannot push the floor out of reach.
+pub const DEVICE_AHEAD: u64 = 2 * YEAR;
+/// The same for roots, so that a device off for longer can still walk the chain, which then raises the floor.
+pub const ROOT_AHEAD: u64 = 20 * YEAR;
 /// The same for controller and CLI, whose clocks are kept right.
 pub const OBSERVER_AHEAD: u64 = DAY;
+const YEAR: u64 = 366 * DAY;
 const DAY: u64 = 24 * 3600;
 
 /// The time that counts: the clock, or the floor when the clock is behind it.
@@ -24,9 +27,14 @@ pub fn is_trusted(clock: Timestamp, floor: Timestamp) -> bool {
     clock >= floor
 }
 
-pub(super) fn check_issued(state: &TrustState, time: Timestamp, issued_at: Timestamp) -> Result<(), Refusal> {
+pub(super) fn check_issued(
+    state: &TrustState,
+    time: Timestamp,
+    issued_at: Timestamp,
+    device_ahead: u64,
+) -> Result<(), Refusal> {
     let ahead = match state.viewpoint {
-        Viewpoint::Device => DEVICE_AHEAD,
+        Viewpoint::Device => device_ahead,
         Viewpoint::Observer => OBSERVER_AHEAD,
     };
     if issued_at > time.plus(ahead) {
