@@ -130,6 +130,12 @@ fn ended(what: &str, reason: &str) -> CliError {
         "lagged" => CliError::failure(format!("{what}: lines came faster than they could be sent"))
             .code(reason)
             .hint("ask for fewer with --tail"),
+        "timeout" => CliError::unreachable(format!("{what}: the device said nothing in time"))
+            .code(reason)
+            .hint("ask again; `shoal get devices` shows when it was last heard"),
+        "controller_stopping" => CliError::unreachable(format!("{what}: the controller is stopping"))
+            .code(reason)
+            .hint("ask again when it is back"),
         "not_found" => CliError::failure(format!("{what}: the device keeps no log of it")).code(reason),
         code => match code.parse::<Code>() {
             Ok(known) => CliError::refused(code, format!("{what}: the device refused")).hint(known.hint()),
