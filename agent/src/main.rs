@@ -1,3 +1,80 @@
-//! The device daemon and its own command line
+//! The device daemon and its own command line: parses, dispatches, and turns a failure into words and an exit code.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+mod daemon;
+mod doctor;
+mod durable;
+mod enroll;
+mod entropy;
+mod failure;
+mod http;
+mod identity;
+mod link;
+mod local;
+mod lock;
+mod output;
+mod points;
+mod privilege;
+mod store;
+mod system;
+mod tls;
+
+use anyhow::Result;
+use clap::Parser;
+use cli::{Cli, Command, LogFormat};
+use shoal_ipc::Layout;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.command.json();
+    match dispatch(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error, json),
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<()> {
+    logging(cli);
+    #[cfg(feature = "failpoints")]
+    points::arm()?;
+    let root = std::path::absolute(&cli.root)?;
+    let layout = Layout::new(root);
+    match &cli.command {
+        Command::Enroll { file, name, output } => enroll::run(file, &layout, name.as_deref(), output.json()),
+        Command::Run => daemon::run(&layout),
+        Command::Status { output } => local::status(&layout, output.json()),
+        Command::Ps { all, output } => local::ps(&layout, *all, output.json()),
+        Command::Logs { deployment, container, follow, tail, timestamps, output } => {
+            let wanted = local::LogsWanted {
+                deployment,
+                container: container.as_deref(),
+                follow: *follow,
+                tail: *tail,
+                timestamps: *timestamps,
+                json: output.json(),
+            };
+            local::logs(&layout, &wanted)
+        }
+        Command::Doctor { output } => local::doctor(&layout, output.json()),
+        #[cfg(feature = "failpoints")]
+        Command::Points => {
+            points::ALL.iter().for_each(|p| output::line(p));
+            Ok(())
+        }
+    }
+}
+
+/// Logs go to standard error; `SHOAL_LOG` filters them. The daemon tells what it does, the other commands only warn.
+fn logging(cli: &Cli) {
+    let default = if matches!(cli.command, Command::Run) { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("SHOAL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match cli.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

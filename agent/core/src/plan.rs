@@ -57,6 +57,8 @@ pub struct Desired {
     pub revision: Revision,
     /// Where admission has it.
     pub standing: Standing,
+    /// Whether it has a ticket at all, so that it may be fetched and compiled.
+    pub stageable: bool,
     /// Whether its ticket allows a start.
     pub startable: bool,
     /// What admission says that it waits for.
@@ -223,7 +225,7 @@ fn plan_name(plan: &mut Plan, revisions: &[&Desired], all: &[Desired], observed:
     }
     for (i, (d, o)) in candidates.iter().enumerate() {
         // Only the newest and what can be returned to are worth staging.
-        if !o.staged && (i == 0 || d.standing == Standing::LastGood) {
+        if !o.staged && d.stageable && (i == 0 || d.standing == Standing::LastGood) {
             plan_stage(plan, d, o, now);
         }
         if let Some(until) = waiting(d, all, observed, now).and_then(|w| w.until) {

@@ -246,6 +246,24 @@ impl Record {
         }
     }
 
+    /// A record of what supervise has and nobody else remembers.
+    pub fn unknown(name: Name, containers: impl Iterator<Item = Name>, now: Timestamp) -> Self {
+        Self {
+            name,
+            sequence: 0,
+            first_seen: now,
+            containers: containers.map(ContainerRecord::new).collect(),
+            fetch_failures: 0,
+            phase: Phase::Pending,
+            since: now,
+            was_healthy: false,
+            failure: None,
+            fetch_at: None,
+            activated_at: None,
+            verdict: None,
+        }
+    }
+
     /// The container called `name`.
     pub fn container(&self, name: &Name) -> Option<&ContainerRecord> {
         self.containers.iter().find(|c| &c.name == name)

@@ -8,6 +8,10 @@ use shoal_protocol::v1::{ContainerStatus, Phase, PodStatus};
 /// Ends in a row from which waiting for the next start is called a crash loop.
 const CRASH_LOOP: u32 = 2;
 
+/// Failures to stage that pass by themselves.
+const OUTAGES: [&str; 5] =
+    ["image_unavailable", "storage_unavailable", "guard_unavailable", "stalled", "not_admitted"];
+
 struct Where {
     phase: Phase,
     reason: Option<String>,
@@ -28,9 +32,12 @@ impl Where {
 /// deadline (U4). Measurements of containers are the caller's to fill in.
 pub fn status(d: &Desired, all: &[Desired], observed: &Observed, now: Timestamp) -> PodStatus {
     let pod = observed.pods.get(&d.revision.digest);
-    let place = match pod {
-        Some(pod) => locate(d, pod, all, observed, now),
-        None => Where::because(Phase::Pending, "accepted", "accepted a moment ago", Some(now)),
+    let place = match (pod, &d.standing) {
+        (Some(pod), _) => locate(d, pod, all, observed, now),
+        (None, Standing::Withdrawn { code, .. }) => {
+            Where::because(Phase::Stopped, code, "withdrawn; nothing of it runs", None)
+        }
+        (None, _) => Where::because(Phase::Pending, "accepted", "accepted a moment ago", Some(now)),
     };
     let since = pod.filter(|p| p.record.phase == place.phase).map_or(now, |p| p.record.since);
     PodStatus {
@@ -108,6 +115,10 @@ fn locate_unstaged(d: &Desired, pod: &ObservedPod, now: Timestamp) -> Where {
         return Where::because(Phase::Failed, "deadline_exceeded", why, record.fetch_due(now));
     }
     match (pod.activity, failed) {
+        // Somebody's no, not an outage: only other bytes or a newer revision help, though it is tried again.
+        (Activity::Idle, Some(f)) if !OUTAGES.contains(&f.code.as_str()) => {
+            Where::because(Phase::Failed, &f.code, &f.message, record.fetch_due(now))
+        }
         (Activity::Compiling, _) => {
             Where::because(Phase::Compiling, "compiling", "for this device's CPU", Some(deadline))
         }

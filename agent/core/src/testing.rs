@@ -68,7 +68,14 @@ pub(crate) fn deployment(name: &str, sequence: u64, policy: RestartPolicy) -> De
 pub(crate) fn desired(name: &str, sequence: u64, standing: Standing) -> Desired {
     let deployment = deployment(name, sequence, RestartPolicy::Always);
     let digest = Digest::of(format!("{name}@{sequence}").as_bytes());
-    Desired { deployment, revision: Revision { sequence, digest }, standing, startable: true, waiting: None }
+    Desired {
+        deployment,
+        revision: Revision { sequence, digest },
+        standing,
+        stageable: true,
+        startable: true,
+        waiting: None,
+    }
 }
 
 pub(crate) fn observed(d: &Desired) -> ObservedPod {

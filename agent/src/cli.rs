@@ -1,0 +1,177 @@
+//! The command line: what can be asked, in words. Parsing only; doing comes later.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// The device daemon of Shoal and its own command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "shoal-agent",
+    version,
+    about = "Runs signed WebAssembly deployments on this device",
+    after_help = "Exit codes: 0 done, 1 failure, 2 usage, 3 refused, 4 unavailable (try again later).\n\n\
+Examples:\n  shoal-agent enroll join.txt\n  shoal-agent run\n  shoal-agent status\n  shoal-agent logs -f sensor"
+)]
+pub(crate) struct Cli {
+    /// Everything of this device is below this folder.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/",
+        env = "SHOAL_ROOT",
+        help_heading = "Common options"
+    )]
+    pub root: PathBuf,
+    /// Logs on standard error as lines of text or of JSON.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, help_heading = "Common options")]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// How results look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For machines; stable.
+    Json,
+}
+
+/// Shared by commands that print data.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// How results look.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+impl Output {
+    /// Whether JSON was asked for.
+    pub(crate) fn json(&self) -> bool {
+        self.output == Format::Json
+    }
+}
+
+/// What can be asked.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make this device a member of a fleet, with the join file of `shoal token create`.
+    ///
+    /// Run it as uid 0: root and token go straight to admission; it drops to the agent's uid before it uses the network. It can
+    /// be run again at any time: what is done is kept, what is missing is done.
+    #[command(
+        after_help = "Examples:\n  shoal-agent enroll join.txt\n  shoal-agent enroll --root /tmp/dev1 --name dev1 join.txt"
+    )]
+    Enroll {
+        /// The join file.
+        #[arg(value_name = "JOINFILE")]
+        file: PathBuf,
+        /// What this device is called in reports; its host name otherwise.
+        #[arg(long)]
+        name: Option<String>,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Run the daemon in the foreground.
+    #[command(
+        after_help = "Examples:\n  shoal-agent run\n  SHOAL_LOG=debug shoal-agent run --root /tmp/dev1 --log-format json"
+    )]
+    Run,
+    /// Show this device: membership, trust, deployments and what each waits for.
+    #[command(after_help = "Examples:\n  shoal-agent status\n  shoal-agent status --output json")]
+    Status {
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List containers that run; with -a also those that ended.
+    #[command(after_help = "Examples:\n  shoal-agent ps\n  shoal-agent ps -a --output json")]
+    Ps {
+        /// Also those that ended.
+        #[arg(short, long)]
+        all: bool,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print the log of a deployment's containers.
+    #[command(
+        after_help = "Examples:\n  shoal-agent logs sensor\n  shoal-agent logs -f --tail 20 --container main sensor"
+    )]
+    Logs {
+        /// The deployment's name.
+        #[arg(value_name = "DEPLOYMENT")]
+        deployment: String,
+        /// Only this container.
+        #[arg(short, long)]
+        container: Option<String>,
+        /// Go on printing what is appended.
+        #[arg(short, long)]
+        follow: bool,
+        /// How many of the last lines.
+        #[arg(long, value_name = "LINES", default_value_t = 200)]
+        tail: usize,
+        /// With the time and stream of each line.
+        #[arg(short, long)]
+        timestamps: bool,
+        /// How to print; JSON is one object a line.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Check kernel, cgroups, disk, clock, guard and the way to the controller.
+    #[command(after_help = "Examples:\n  shoal-agent doctor\n  shoal-agent doctor --output json")]
+    Doctor {
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the points at which a test can kill the agent.
+    #[cfg(feature = "failpoints")]
+    #[command(hide = true)]
+    Points,
+}
+
+impl Command {
+    /// Whether errors are to be printed as JSON.
+    pub(crate) fn json(&self) -> bool {
+        match self {
+            Self::Enroll { output, .. }
+            | Self::Status { output }
+            | Self::Ps { output, .. }
+            | Self::Logs { output, .. }
+            | Self::Doctor { output } => output.json(),
+            Self::Run => false,
+            #[cfg(feature = "failpoints")]
+            Self::Points => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_examples() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{} has no examples", sub.get_name());
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! The daemon: one loop that looks, plans, acts, tells and waits.
+//!
+//! 1. look: what admission holds and what supervise runs, asked again only when something said that it changed;
+//! 2. plan: `core::plan`, pure;
+//! 3. act: `execute`, one step after the other; fetches run in tasks of their own;
+//! 4. tell: records and reports, durable before they leave;
+//! 5. wait: for one named [`Wake`]. Nothing polls; one full look every few hours would find a lost event.
+//!
+//! The loop never awaits inside a `select!` arm: every arm only names why it woke, and is cancel-safe (channel receives and
+//! timers). A container is touched by steps of the plan alone, so a lost connection or a restarted controller touches none.
+
+mod execute;
+mod inbox;
+mod logs;
+mod report;
+mod sources;
+pub(crate) mod world;
+
+use crate::failure::{Explained, Kind};
+use crate::identity::{Files, IdentityKey};
+use crate::link::{self, LinkConfig, LinkEvent};
+use crate::store::Store;
+use crate::{enroll, entropy, lock, privilege, tls};
+use anyhow::{Context, Result};
+use execute::Fetched;
+use report::Uplink;
+use shoal_agent_core::plan::{Activity, plan};
+use shoal_agent_core::report::Coalescer;
+use shoal_ipc::{Event, Layout};
+use shoal_protocol::ids::{DeviceId, Digest, FleetId, Timestamp};
+use shoal_protocol::latest::{PodStatus, Root};
+use shoal_runtime::{ContainerId, ContainerStatus, Guard, ImageService, RuntimeService};
+use sources::{GuardEvent, Half};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use world::World;
+
+/// A full look at everything, spread by a tenth.
+const RESYNC: Duration = Duration::from_hours(6);
+/// How long nothing is planned after a step could not be carried out.
+const HOLD_BACK: Duration = Duration::from_secs(5);
+/// Until a failed write of a record or report is tried again.
+const STORAGE_RETRY: Duration = Duration::from_secs(30);
+/// Rounds of planning before the loop listens again.
+const ROUNDS: usize = 8;
+/// Fetches at a time.
+const FETCHES: usize = 2;
+
+/// Why the loop woke.
+#[derive(Debug)]
+enum Wake {
+    /// Guard said something, came or went.
+    Guard(GuardEvent),
+    /// The connection to the controller came, went or brought something.
+    Link(LinkEvent),
+    /// A fetch ended.
+    Fetched(Fetched),
+    /// Time has come for what the plan, a report, the uplink or a retry waited for.
+    Time,
+    /// Everything is looked at again.
+    Resync,
+    /// Somebody asked the process to end.
+    Stop(&'static str),
+}
+
+/// What was told last, to see what changed.
+#[derive(Debug, Default)]
+struct Told {
+    pods: Vec<PodStatus>,
+    trust: (u64, Option<u64>, u64, u64),
+    conditions: Vec<String>,
+}
+
+/// The daemon's state. It lives in one task.
+struct Daemon {
+    fleet: FleetId,
+    device: DeviceId,
+    key: IdentityKey,
+    name: Option<String>,
+    guard: Guard,
+    runtime: RuntimeService,
+    images: ImageService,
+    store: Store,
+    world: World,
+    admit_up: bool,
+    supervise_up: bool,
+    refresh: bool,
+    relist: bool,
+    storage_broken: bool,
+    storage_retry: Option<Instant>,
+    held_back: Option<Instant>,
+    look_again: Option<Instant>,
+    next_plan: Option<Instant>,
+    begun: Instant,
+    coalescer: Coalescer,
+    told: Told,
+    facts_told: u64,
+    uplink: Option<Uplink>,
+    link: watch::Sender<LinkConfig>,
+    root_version: u64,
+    api: Vec<String>,
+    tls: Arc<rustls::ClientConfig>,
+    inbox: Vec<(shoal_protocol::topics::Topic, Vec<u8>)>,
+    streams: Vec<tokio::task::JoinHandle<()>>,
+    fetches: Arc<Semaphore>,
+    fetched: mpsc::Sender<Fetched>,
+}
+
+/// `shoal-agent run`. Must be called before any thread is started.
+pub(crate) fn run(layout: &Layout) -> Result<()> {
+    privilege::become_agent(layout)?;
+    let _lock = lock::take(&layout.agent_dir())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(layout))
+}
+
+async fn serve(layout: &Layout) -> Result<()> {
+    let files = Files::new(layout);
+    let (Some(key), certificates) = (files.load_key()?, files.load_certificates()?) else {
+        return Err(not_enrolled(layout));
+    };
+    if certificates.is_empty() {
+        return Err(not_enrolled(layout));
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let guard = Guard::new(layout.clone());
+    let (tell_guard, mut hear_guard) = mpsc::channel(64);
+    tokio::spawn(sources::watch(Half::Admit, layout.clone(), tell_guard.clone()));
+    tokio::spawn(sources::watch(Half::Supervise, layout.clone(), tell_guard));
+    let store = Store::open(&layout.agent_db())?;
+    let held = tokio::select! {
+        held = first_look(&guard) => held?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let Some((fleet, floor, root)) = held else { return Err(not_enrolled(layout)) };
+    let device = key.device();
+    let tls = Arc::new(tls::client(&root.controller.ca, floor, Some((&key, certificates)))?);
+    let config = LinkConfig {
+        fleet: fleet.clone(),
+        device: device.clone(),
+        addresses: root.controller.mqtt.clone(),
+        tls: tls.clone(),
+    };
+    let (link, link_config) = watch::channel(config);
+    let (tell_link, mut hear_link) = mpsc::channel(64);
+    tokio::spawn(link::run(link_config, tell_link));
+    let (fetched, mut hear_fetched) = mpsc::channel(16);
+    let facts_told = store.facts_in_outbox()?;
+    let mut daemon = Daemon {
+        name: files.load_name()?,
+        runtime: RuntimeService::new(guard.clone()),
+        images: ImageService::open(guard.clone())?,
+        world: World::new(store.records()?),
+        admit_up: false,
+        supervise_up: false,
+        refresh: false,
+        relist: false,
+        storage_broken: false,
+        storage_retry: None,
+        held_back: None,
+        look_again: None,
+        next_plan: None,
+        begun: Instant::now(),
+        coalescer: Coalescer::default(),
+        told: Told::default(),
+        uplink: None,
+        root_version: root.version,
+        api: root.controller.api,
+        inbox: Vec::new(),
+        streams: Vec::new(),
+        fetches: Arc::new(Semaphore::new(FETCHES)),
+        fleet,
+        device,
+        key,
+        guard,
+        store,
+        facts_told,
+        link,
+        tls,
+        fetched,
+    };
+    tracing::info!(device = %daemon.device, fleet = %daemon.fleet, "running");
+    let mut resync = Instant::now() + spread(RESYNC);
+    loop {
+        daemon.turn().await;
+        let at = daemon.next_wake().min(resync);
+        let wake = tokio::select! {
+            Some(e) = hear_guard.recv() => Wake::Guard(e),
+            Some(e) = hear_link.recv() => Wake::Link(e),
+            Some(e) = hear_fetched.recv() => Wake::Fetched(e),
+            () = tokio::time::sleep_until(at.into()) => if at >= resync { Wake::Resync } else { Wake::Time },
+            _ = terminate.recv() => Wake::Stop("SIGTERM"),
+            _ = interrupt.recv() => Wake::Stop("SIGINT"),
+        };
+        tracing::trace!(?wake, "woke");
+        match wake {
+            Wake::Stop(signal) => {
+                tracing::info!(signal, "stopping; containers go on running");
+                daemon.persist();
+                return Ok(());
+            }
+            Wake::Resync => {
+                resync = Instant::now() + spread(RESYNC);
+                daemon.refresh = true;
+                daemon.relist = true;
+            }
+            Wake::Time => {}
+            Wake::Guard(event) => daemon.guard_said(event),
+            Wake::Link(event) => daemon.link_said(event).await,
+            Wake::Fetched(fetched) => daemon.fetch_ended(fetched),
+        }
+    }
+}
+
+fn spread(d: Duration) -> Duration {
+    d + d / 10 * u32::try_from(entropy::draw() % 100).unwrap_or(0) / 100
+}
+
+fn not_enrolled(layout: &Layout) -> anyhow::Error {
+    Explained::new(Kind::Unavailable, format!("the device below {} is not enrolled", layout.root().display()))
+        .hint("enrol it first: shoal-agent enroll JOINFILE")
+        .into()
+}
+
+/// Fleet, time floor and root that admission holds; `None` before enrolment. Waits for admission for as long as it takes.
+async fn first_look(guard: &Guard) -> Result<Option<(FleetId, Timestamp, Root)>> {
+    let mut wait = Duration::from_millis(100);
+    loop {
+        let look = |admit: &mut shoal_ipc::AdmitClient| {
+            let trust = admit.trust()?;
+            let Ok(fleet) = trust.fleet.parse::<FleetId>() else { return Ok(None) };
+            Ok(Some((fleet, Timestamp(trust.time_floor), enroll::held_root(admit))))
+        };
+        match guard.admit(look).await {
+            Ok(None) => return Ok(None),
+            Ok(Some((fleet, floor, root))) => return Ok(Some((fleet, floor, root?))),
+            Err(error) if error.is_disconnect() => tracing::info!(%error, "waiting for admission"),
+            Err(error) => return Err(error).context("cannot ask admission what it holds"),
+        }
+        tokio::time::sleep(spread(wait)).await;
+        wait = (wait * 2).min(Duration::from_secs(5));
+    }
+}
+
+impl Daemon {
+    fn millis(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Looks, plans, acts and tells, until nothing is left to do now.
+    async fn turn(&mut self) {
+        let ahead = |t: &Instant| *t > Instant::now();
+        self.held_back = self.held_back.filter(ahead);
+        self.look_again = self.look_again.filter(ahead);
+        self.submit_inbox().await;
+        for _ in 0..ROUNDS {
+            self.look().await;
+            let now = world::now(&self.world.trust);
+            let next = plan(&self.world.desired, &self.world.observed, now);
+            let wait = |at: Timestamp| Instant::now() + Duration::from_secs(at.0.saturating_sub(now.0));
+            self.next_plan = next.next_wake.map(wait);
+            // Nothing is done on what was not looked at.
+            let ready = self.supervise_up && !self.relist && self.held_back.is_none();
+            if next.steps.is_empty() || !ready {
+                break;
+            }
+            for step in next.steps {
+                self.execute(step).await;
+            }
+        }
+        self.note_changes();
+        self.persist();
+        if self.may_report() && self.coalescer.due() <= self.millis() {
+            self.report().await;
+        }
+        self.tend_uplink();
+    }
+
+    /// A report of what was never looked at would say that nothing is here.
+    fn may_report(&self) -> bool {
+        self.admit_up && self.supervise_up && !self.relist && !self.world.trust.fleet.is_empty()
+    }
+
+    /// Asks again what was said to have changed.
+    async fn look(&mut self) {
+        if self.look_again.is_some() {
+            return;
+        }
+        if self.refresh && self.admit_up {
+            match self.world.refresh_desired(&self.guard).await {
+                Ok(()) => self.refresh = false,
+                Err(error) => {
+                    tracing::warn!(%error, "admission does not say what it holds");
+                    self.look_again = Some(Instant::now() + HOLD_BACK);
+                }
+            }
+            self.follow_root().await;
+        }
+        if self.relist && self.supervise_up {
+            match self.world.refresh_observed(&self.runtime).await {
+                Ok(()) => self.relist = false,
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "supervise does not say what runs");
+                    self.look_again = Some(Instant::now() + HOLD_BACK);
+                }
+            }
+        }
+    }
+
+    /// A newer root may name other addresses and authorities.
+    async fn follow_root(&mut self) {
+        if self.world.trust.root_version == self.root_version {
+            return;
+        }
+        let root = match self.guard.admit(|a| Ok(enroll::held_root(a))).await {
+            Ok(Ok(root)) => root,
+            Ok(Err(error)) => {
+                return tracing::error!(error = %format!("{error:#}"), "the new root cannot be read");
+            }
+            Err(error) => return tracing::warn!(%error, "the new root cannot be fetched"),
+        };
+        let floor = Timestamp(self.world.trust.time_floor);
+        let certificates = Files::new(self.guard.layout()).load_certificates().unwrap_or_default();
+        match tls::client(&root.controller.ca, floor, Some((&self.key, certificates))) {
+            Ok(config) => self.tls = Arc::new(config),
+            Err(error) => {
+                return tracing::error!(error = %format!("{error:#}"), "the new root's authorities are of no use");
+            }
+        }
+        self.root_version = root.version;
+        self.api = root.controller.api;
+        self.link.send_modify(|c| {
+            c.addresses = root.controller.mqtt;
+            c.tls = self.tls.clone();
+        });
+    }
+
+    fn guard_said(&mut self, event: GuardEvent) {
+        let now = world::now(&self.world.trust);
+        match event {
+            GuardEvent::Up(Half::Admit) => {
+                self.admit_up = true;
+                self.refresh = true;
+                self.relist |= self.supervise_up;
+            }
+            GuardEvent::Up(Half::Supervise) => {
+                self.supervise_up = true;
+                self.relist = true;
+                // Whatever it was busy with is asked for again.
+                for pod in self.world.observed.pods.values_mut() {
+                    if pod.activity == Activity::Compiling {
+                        pod.activity = Activity::Idle;
+                    }
+                    pod.stopping = None;
+                }
+            }
+            GuardEvent::Down(Half::Admit) => self.admit_up = false,
+            GuardEvent::Down(Half::Supervise) => self.supervise_up = false,
+            GuardEvent::Said(Event::Changed) => self.refresh = true,
+            GuardEvent::Said(Event::Compiled { module, info }) => {
+                let module = Digest(module.0);
+                tracing::info!(%module, millis = info.millis, cache_hit = info.cache_hit, "compiled");
+                self.unblock(module);
+            }
+            GuardEvent::Said(Event::CompileFailed { module, code, detail }) => {
+                self.compile_failed(Digest(module.0), &code, &detail);
+            }
+            GuardEvent::Said(Event::Ended(state)) => {
+                let status = ContainerStatus::from(*state);
+                let (pod, cause) = (&status.pod_name, &status.cause);
+                tracing::info!(%pod, container = %status.metadata.name, attempt = status.metadata.attempt, ?cause, "ended");
+                self.world.note_container(&status, now);
+            }
+            // Only wakes: the plan and the rollup see it by the clock.
+            GuardEvent::Said(Event::Healthy { .. }) => {}
+        }
+    }
+
+    /// The next plan asks supervise again how far the revisions with this module are.
+    fn unblock(&mut self, module: Digest) {
+        for pod in self.compiling(module) {
+            if let Some(observed) = self.world.observed.pods.get_mut(&pod) {
+                observed.activity = Activity::Idle;
+            }
+        }
+    }
+
+    fn fetch_ended(&mut self, fetched: Fetched) {
+        match fetched.result {
+            // The next plan has it compiled.
+            Ok(()) => {
+                if let Some(observed) = self.world.observed.pods.get_mut(&fetched.pod) {
+                    observed.activity = Activity::Idle;
+                }
+            }
+            Err(error) => self.stage_failed(fetched.pod, &error),
+        }
+    }
+
+    async fn link_said(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up(client) => {
+                tracing::info!("connected to the controller");
+                self.uplink = Some(Uplink::new(client));
+                self.refresh = true;
+                self.look().await;
+                self.hello();
+                self.send_pending();
+            }
+            LinkEvent::Down => self.uplink = None,
+            LinkEvent::Message { topic, payload } => self.message(topic, payload).await,
+            LinkEvent::PublishRefused { reason } => {
+                tracing::warn!(%reason, "the broker did not take a message; it stays in the outbox");
+            }
+        }
+    }
+
+    /// Limits as read back at the start, until the first measurement.
+    fn measure(
+        &mut self,
+        id: ContainerId,
+        name: &shoal_protocol::ids::Name,
+        attempt: u64,
+        info: &shoal_ipc::StartedInfo,
+    ) {
+        let pod_name =
+            self.world.observed.pods.get(&id.pod).map(|p| p.record.name.to_string()).unwrap_or_default();
+        let stats = shoal_ipc::StatsInfo { applied: info.applied.clone(), ..Default::default() };
+        let state = shoal_ipc::ContainerState {
+            ticket: shoal_ipc::Digest(id.pod.0),
+            deployment: pod_name,
+            index: id.index,
+            name: name.to_string(),
+            attempt,
+            running: true,
+            pid: info.pid,
+            started_at: info.started_at,
+            finished_at: 0,
+            healthy: false,
+            cause: None,
+            stats,
+            stderr_tail: String::new(),
+            dropped_lines: 0,
+        };
+        self.world.containers.insert(id, state.into());
+    }
+
+    /// Writes the records that changed. What cannot be written now is tried again.
+    fn persist(&mut self) {
+        if self.storage_retry.is_some_and(|t| t > Instant::now()) {
+            return;
+        }
+        for digest in std::mem::take(&mut self.world.dirty) {
+            let Some(pod) = self.world.observed.pods.get(&digest) else { continue };
+            if let Err(error) = self.store.save_record(&digest, &pod.record) {
+                self.world.dirty.insert(digest);
+                self.storage_failed(&error);
+                return;
+            }
+        }
+        if self.storage_retry.take().is_some() {
+            self.storage_broken = false;
+        }
+    }
+
+    fn storage_failed(&mut self, error: &anyhow::Error) {
+        tracing::error!(error = %format!("{error:#}"), "storage_unavailable: it goes on in memory and is tried again");
+        self.storage_broken = true;
+        self.storage_retry = Some(Instant::now() + STORAGE_RETRY);
+    }
+
+    /// Plans nothing for a moment: the last step did not work, and would be the next plan's again.
+    fn hold_back(&mut self) {
+        self.held_back = Some(Instant::now() + HOLD_BACK);
+    }
+
+    fn next_wake(&self) -> Instant {
+        let report = self.begun + Duration::from_millis(self.coalescer.due());
+        let report = self.may_report().then_some(report);
+        let uplink = self.uplink.as_ref().map(Uplink::due);
+        let all = [self.next_plan, self.held_back, self.look_again, self.storage_retry, uplink, report];
+        all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + RESYNC)
+    }
+}

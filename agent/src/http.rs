@@ -1,0 +1,166 @@
+//! Requests to the controller's API, and which of DNS, TCP, TLS, clock or credential it was when one fails (B7).
+
+use crate::failure::{Explained, Kind};
+use anyhow::{Context, Result};
+use rustls::{CertificateError, ClientConfig};
+use serde::Deserialize;
+use std::error::Error as _;
+use std::time::Duration;
+
+const CONNECT: Duration = Duration::from_secs(10);
+const REQUEST: Duration = Duration::from_mins(1);
+const ANSWER_MAX: usize = 1 << 20;
+
+#[derive(Deserialize)]
+struct ApiError {
+    code: String,
+    message: String,
+    #[serde(default)]
+    hint: Option<String>,
+}
+
+/// Why one address gave no answer.
+#[derive(Debug)]
+pub(crate) enum NoAnswer {
+    /// The next address may do better.
+    Unreachable(anyhow::Error),
+    /// The controller answered, and said no.
+    Refused(anyhow::Error),
+}
+
+/// A client with the fleet's CA and nothing else.
+pub(crate) fn client(tls: ClientConfig) -> Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(CONNECT)
+        .timeout(REQUEST)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("shoal-agent/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .context("cannot set up HTTPS")
+}
+
+/// Posts `body` to `path` at `base`.
+pub(crate) async fn post(
+    client: &reqwest::Client,
+    base: &str,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Vec<u8>, NoAnswer> {
+    let url = format!("{}{path}", base.trim_end_matches('/'));
+    let sent = client.post(&url).header("content-type", "application/cbor").body(body).send().await;
+    let mut response = match sent {
+        Ok(r) => r,
+        Err(e) => return Err(NoAnswer::Unreachable(diagnose(base, e).await)),
+    };
+    let status = response.status();
+    let mut bytes = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if bytes.len() + chunk.len() <= ANSWER_MAX => bytes.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Ok(Some(_)) => {
+                return Err(NoAnswer::Refused(anyhow::anyhow!(
+                    "{base} answered more than {ANSWER_MAX} bytes"
+                )));
+            }
+            Err(e) => {
+                let error =
+                    Explained::new(Kind::Unavailable, format!("the answer of {base} broke off")).because(e);
+                return Err(NoAnswer::Unreachable(error.into()));
+            }
+        }
+    }
+    if status.is_success() {
+        return Ok(bytes);
+    }
+    let error = match serde_json::from_slice::<ApiError>(&bytes) {
+        Ok(e) => {
+            let failure =
+                Explained::new(Kind::Refused, format!("the controller refused: {}: {}", e.code, e.message));
+            match e.hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
+        }
+        Err(_) => {
+            Explained::new(Kind::Failure, format!("{url} answered {status}, and not as a controller does"))
+                .hint("is this the controller's API, or a proxy in between?")
+        }
+    };
+    Err(if status.is_server_error() {
+        NoAnswer::Unreachable(error.into())
+    } else {
+        NoAnswer::Refused(error.into())
+    })
+}
+
+/// Names the layer at which a request failed.
+async fn diagnose(base: &str, error: reqwest::Error) -> anyhow::Error {
+    let mut tls = None;
+    let mut source = error.source();
+    while let Some(s) = source {
+        if let Some(e) = s.downcast_ref::<rustls::Error>() {
+            tls = Some(e.clone());
+        }
+        // An I/O error carries the TLS error inside, not as its source.
+        if let Some(e) =
+            s.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref()).and_then(|e| e.downcast_ref())
+        {
+            tls = Some(rustls::Error::clone(e));
+        }
+        source = s.source();
+    }
+    if let Some(e) = tls {
+        return tls_failure(base, &e).into();
+    }
+    let (text, hint) = if let Some((host, port)) = host_port(base) {
+        match tokio::time::timeout(CONNECT, tokio::net::lookup_host((host.as_str(), port))).await {
+            Ok(Ok(_)) if error.is_timeout() => (
+                format!("TCP: no answer from {host}:{port} in time"),
+                "is the network up, and the port open in the firewall?",
+            ),
+            Ok(Ok(_)) if error.is_connect() => (
+                format!("TCP: cannot connect to {host}:{port}"),
+                "is the controller running, and the port open in the firewall?",
+            ),
+            Ok(Ok(_)) => (format!("HTTP: the request to {host}:{port} failed"), "see the controller's log"),
+            _ => (
+                format!("DNS: the name {host:?} cannot be resolved"),
+                "check the device's resolver, or give the controller's address in another form",
+            ),
+        }
+    } else {
+        (format!("{base:?} is no address of a controller"), "the root must name https://host:port")
+    };
+    Explained::new(Kind::Unavailable, text).hint(hint).because(error).into()
+}
+
+fn tls_failure(base: &str, error: &rustls::Error) -> Explained {
+    let (what, hint) = match error {
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::NotValidYet
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYetContext { .. },
+        ) => ("clock: its certificate is not valid at this time", "check this device's clock: `date -u`"),
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => (
+            "TLS name: its certificate is for another name",
+            "start the controller with this name among its own, and sign a root that says so",
+        ),
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => (
+            "TLS: its certificate is not from the fleet's CA",
+            "is this the right controller, or a proxy that opens TLS?",
+        ),
+        _ => ("TLS: the handshake failed", "is this the controller's port?"),
+    };
+    Explained::new(Kind::Unavailable, format!("{what} ({base})")).hint(hint).because(error.clone())
+}
+
+/// Host and port of a URL; 443 if it names none.
+pub(crate) fn host_port(base: &str) -> Option<(String, u16)> {
+    let url: reqwest::Url = base.parse().ok()?;
+    Some((url.host_str()?.to_owned(), url.port_or_known_default()?))
+}

@@ -1,0 +1,195 @@
+//! The one connection to the controller's broker: MQTT 5 over TLS, in a task of its own, reconnecting spread out.
+//!
+//! Every connection has a fresh client and a clean session: what must not be lost is in the outbox, never here. A message
+//! that is too large ends the connection; since retained messages are not asked for and failures in a row wait longer and
+//! longer, a poisoned one cannot make it loop (B2). Never here: what a message means.
+
+use crate::entropy;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Filter, Packet, PubAckReason, RetainForwardRule};
+use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use rumqttc::{TlsConfiguration, Transport};
+use rustls::ClientConfig;
+use shoal_agent_core::backoff;
+use shoal_protocol::ids::{DeviceId, FleetId};
+use shoal_protocol::topics::Topic;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// Seconds between pings of an idle connection.
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
+/// Seconds until a connection attempt is given up.
+const CONNECT_TIMEOUT: u64 = 20;
+/// The largest packet that is taken, header included.
+const PACKET_MAX: u32 = 1 << 20;
+/// QoS 1 messages on their way at a time.
+const INFLIGHT: u16 = 64;
+/// Requests that may wait for the connection.
+const QUEUE: usize = 128;
+/// A connection that held this long forgets the failures before it.
+const STEADY: Duration = Duration::from_mins(1);
+
+/// Where and as whom to connect.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkConfig {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The device.
+    pub device: DeviceId,
+    /// `mqtts://host:port`, tried in turn.
+    pub addresses: Vec<String>,
+    /// The fleet's CA and the device's certificate.
+    pub tls: Arc<ClientConfig>,
+}
+
+/// What the connection tells.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    /// It is up and subscribed; publish through this.
+    Up(AsyncClient),
+    /// It is down; it comes back by itself.
+    Down,
+    /// A message on this device's own branch, within its topic's size cap.
+    Message {
+        /// Which topic.
+        topic: Topic,
+        /// The bytes; worth nothing yet.
+        payload: Vec<u8>,
+    },
+    /// The broker did not take a message.
+    PublishRefused {
+        /// Its reason.
+        reason: String,
+    },
+}
+
+/// `mqtts://host:port` taken apart.
+fn address(url: &str) -> Option<(&str, u16)> {
+    let rest = url.strip_prefix("mqtts://")?;
+    let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
+    (!host.is_empty()).then_some((host, port.parse().ok()?))
+}
+
+/// Connects and reconnects until the receiver is dropped.
+pub(crate) async fn run(config: watch::Receiver<LinkConfig>, events: mpsc::Sender<LinkEvent>) {
+    let mut failures = 0_u32;
+    let mut turn = 0_usize;
+    loop {
+        let now = config.borrow().clone();
+        let begun = Instant::now();
+        let url = now.addresses.get(turn % now.addresses.len().max(1)).cloned().unwrap_or_default();
+        turn = turn.wrapping_add(1);
+        let reason = match address(&url) {
+            Some((host, port)) => connection(&now, host, port, &events).await,
+            None => format!("the root names no usable address ({url:?}); expected mqtts://host:port"),
+        };
+        failures = if begun.elapsed() >= STEADY { 1 } else { failures.saturating_add(1) };
+        let wait = backoff::connect_delay_ms(failures, entropy::draw());
+        tracing::info!(%url, %reason, failures, wait_ms = wait, "not connected to the controller");
+        if events.send(LinkEvent::Down).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(wait)) => {}
+            () = events.closed() => return,
+        }
+    }
+}
+
+/// One connection from its beginning to its end; gives the reason of the end.
+async fn connection(config: &LinkConfig, host: &str, port: u16, events: &mpsc::Sender<LinkEvent>) -> String {
+    let id = config.device.as_str();
+    let mut options = MqttOptions::new(id, host, port);
+    options
+        .set_credentials(id, "")
+        .set_keep_alive(KEEP_ALIVE)
+        .set_clean_start(true)
+        .set_connection_timeout(CONNECT_TIMEOUT)
+        .set_session_expiry_interval(Some(0))
+        .set_max_packet_size(Some(PACKET_MAX))
+        .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config.tls.clone())));
+    options.set_outgoing_inflight_upper_limit(INFLIGHT);
+    let (client, mut eventloop) = AsyncClient::new(options, QUEUE);
+    let mut filter = Filter::new(Topic::filter_device(&config.fleet, &config.device), QoS::AtLeastOnce);
+    filter.retain_forward_rule = RetainForwardRule::Never;
+    if client.try_subscribe_many([filter]).is_err() {
+        return "the subscription could not be queued".to_owned();
+    }
+    loop {
+        let event = match eventloop.poll().await {
+            Ok(Event::Incoming(packet)) => packet,
+            Ok(Event::Outgoing(_)) => continue,
+            Err(e) => return e.to_string(),
+        };
+        let told = match event {
+            Packet::SubAck(_) => events.send(LinkEvent::Up(client.clone())).await,
+            Packet::Publish(p) => match incoming(config, &p.topic, &p.payload) {
+                Some(message) => events.send(message).await,
+                None => Ok(()),
+            },
+            Packet::PubAck(p) if !matches!(p.reason, PubAckReason::Success) => {
+                let reason = format!("{:?}", p.reason);
+                events.send(LinkEvent::PublishRefused { reason }).await
+            }
+            Packet::Disconnect(d) => return format!("the broker ended it: {:?}", d.reason_code),
+            _ => Ok(()),
+        };
+        if told.is_err() {
+            return "the agent is stopping".to_owned();
+        }
+    }
+}
+
+fn incoming(config: &LinkConfig, topic: &[u8], payload: &[u8]) -> Option<LinkEvent> {
+    let name = std::str::from_utf8(topic).ok()?;
+    let (fleet, device, topic) = Topic::parse(name)?;
+    if fleet != config.fleet || device != config.device || topic.is_up() {
+        tracing::warn!(topic = name, "a message outside this device's branch is dropped");
+        return None;
+    }
+    if payload.len() > topic.size_cap() {
+        tracing::warn!(
+            topic = name,
+            bytes = payload.len(),
+            cap = topic.size_cap(),
+            "too_large: a message is dropped"
+        );
+        return None;
+    }
+    Some(LinkEvent::Message { topic, payload: payload.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_host_and_port() {
+        assert_eq!(address("mqtts://hub.example:8883"), Some(("hub.example", 8883)));
+        assert_eq!(address("mqtts://10.0.0.1:1/"), Some(("10.0.0.1", 1)));
+        for bad in ["mqtt://a:1", "mqtts://a", "mqtts://:1", "mqtts://a:99999", ""] {
+            assert_eq!(address(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn b1_foreign_branches_and_oversized_messages_are_dropped() {
+        let tls = crate::tls::client(&[], shoal_protocol::ids::Timestamp(0), None).unwrap();
+        let fleet: FleetId = "a".repeat(32).parse().unwrap();
+        let device: DeviceId = "b".repeat(32).parse().unwrap();
+        let other: DeviceId = "c".repeat(32).parse().unwrap();
+        let config = LinkConfig {
+            fleet: fleet.clone(),
+            device: device.clone(),
+            addresses: vec![],
+            tls: Arc::new(tls),
+        };
+        let take = |topic: String, n: usize| incoming(&config, topic.as_bytes(), &vec![0; n]).is_some();
+        assert!(take(Topic::Order.of(&fleet, &device), 100));
+        assert!(!take(Topic::Order.of(&fleet, &device), Topic::Order.size_cap() + 1));
+        assert!(!take(Topic::Order.of(&fleet, &other), 100));
+        assert!(!take(Topic::Report.of(&fleet, &device), 100));
+        assert!(!take("shoal/v1/x".into(), 1));
+    }
+}
