@@ -1,3 +1,130 @@
-//! The trusted side of a device: admit, supervise, log
+//! The trusted side of a device: admit (trust), supervise (privilege) and log, three processes of one binary.
+//!
+//! Links no engine, opens no network. Each process does one verb of this table and nothing else.
 
-fn main() {}
+mod clock;
+mod log;
+mod say;
+mod supervise;
+
+use anyhow::{Context as _, bail};
+use shoal_ipc::{Error, Layout, SuperviseClient};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A named point at which a test can make the process die; nothing without the feature `failpoints`.
+pub(crate) fn point(name: &'static str) {
+    fail::fail_point!(name);
+    // Without the feature the macro is empty.
+    let _ = name;
+}
+
+const HELP: &str = "\
+The trusted side of a Shoal device.
+
+Usage: shoal-guard <VERB> [--root DIR]
+
+Verbs:
+  supervise   Start admit and log, and run what admission permits (the service's main process)
+  stop-all    Stop all containers, remove their groups and mounts, and end the guard
+  status      Say how the guard is
+  admit, log  Started by supervise only
+
+Options:
+  --root DIR  The folder that holds the device's files [default: /]
+  -h, --help, -V, --version
+";
+
+/// What was asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Args {
+    verb: String,
+    root: PathBuf,
+    agent: Option<u32>,
+}
+
+fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Args> {
+    let mut parsed = Args { verb: String::new(), root: PathBuf::from("/"), agent: None };
+    let mut args = args;
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--root" => parsed.root = value()?.into(),
+            "--agent" => parsed.agent = Some(value()?.parse().context("--agent needs a uid")?),
+            "-h" | "--help" => parsed.verb = "help".into(),
+            "-V" | "--version" => parsed.verb = "version".into(),
+            verb if parsed.verb.is_empty() && !verb.starts_with('-') => parsed.verb = verb.into(),
+            other => bail!("{other:?} is not known here; see shoal-guard --help"),
+        }
+    }
+    Ok(parsed)
+}
+
+fn run() -> anyhow::Result<()> {
+    let args = parse(std::env::args().skip(1))?;
+    let layout = || -> anyhow::Result<Layout> {
+        std::fs::create_dir_all(&args.root)
+            .with_context(|| format!("cannot make {}", args.root.display()))?;
+        let root = args.root.canonicalize().with_context(|| format!("cannot use {}", args.root.display()))?;
+        Ok(Layout::new(root))
+    };
+    match args.verb.as_str() {
+        "help" | "" => say::out(HELP),
+        "version" => say::out(concat!("shoal-guard ", env!("CARGO_PKG_VERSION"), "\n")),
+        "supervise" => {
+            say::name("supervise");
+            supervise::run(layout()?)?;
+        }
+        "log" => {
+            say::name("log");
+            log::run(&Layout::new(args.root))?;
+        }
+        "stop-all" => {
+            say::name("stop-all");
+            stop_all(layout()?)?;
+        }
+        "status" => {
+            let status = SuperviseClient::connect_root(&layout()?)?.status()?;
+            say::out(&format!("{status:#?}\n"));
+        }
+        other => bail!("{other:?} is no verb of shoal-guard; see --help"),
+    }
+    Ok(())
+}
+
+/// Through the running guard, or without one by its records.
+fn stop_all(layout: Layout) -> anyhow::Result<()> {
+    match SuperviseClient::connect_root(&layout) {
+        Ok(client) => Ok(client.shutdown()?),
+        Err(e) if e.is_disconnect() => supervise::stop_leftovers(layout),
+        Err(e @ Error::Io { .. }) => Err(e).context("the guard cannot be reached; are you root?"),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            say::line(format!("{e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(args: &[&str]) -> anyhow::Result<Args> {
+        parse(args.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn verbs_and_options_in_any_order() {
+        let a = of(&["--root", "/x", "supervise"]).unwrap();
+        assert_eq!((a.verb.as_str(), a.root.to_str()), ("supervise", Some("/x")));
+        assert!(of(&["supervise", "--wrong"]).is_err());
+        assert!(of(&["supervise", "--root"]).is_err());
+    }
+}

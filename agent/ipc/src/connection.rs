@@ -108,6 +108,11 @@ impl Listener {
         Self(socket)
     }
 
+    /// The socket itself, to hand to a child.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
     /// The next waiting connection, if there is one.
     pub fn accept(&self) -> Result<Option<Connection>, Error> {
         match accept_with(&self.0, FLAGS) {

@@ -1,0 +1,122 @@
+//! One container as supervise keeps it in memory: its record, and what belongs to its live process.
+
+use super::record::Record;
+use shoal_ipc::{Digest, Limits};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+/// A container is one index of one ticket.
+pub(crate) type Key = (Digest, u16);
+
+/// Seconds that a container must run to count as healthy.
+pub(crate) const HEALTHY_AFTER: u64 = 10;
+
+/// A start that is not through yet.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    /// Who waits for the answer.
+    pub(crate) peer: u64,
+    /// The child writes the step that failed; closed by execution.
+    pub(crate) status: OwnedFd,
+}
+
+/// A process that is gone, while its last lines are still on their way.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) status: Option<Result<i32, i32>>,
+    pub(crate) refused: Option<(String, String)>,
+    pub(crate) deadline: Instant,
+}
+
+/// A process that is there.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) pidfd: OwnedFd,
+    /// Whether it is a child of this process (else its end is seen on `pidfd`, without a status).
+    pub(crate) ours: bool,
+    pub(crate) area: Option<OwnedFd>,
+    /// Read ends of its streams: kept here too, so that a restart of `log` breaks no pipe.
+    pub(crate) pipes: Option<(OwnedFd, OwnedFd)>,
+    pub(crate) starting: Option<Starting>,
+    pub(crate) ending: Option<Ending>,
+    /// Stopped on request; killed at this time.
+    pub(crate) stop: Option<Stop>,
+    pub(crate) since: Instant,
+}
+
+/// A stop on request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stop {
+    pub(crate) kill_at: Option<Instant>,
+}
+
+/// A container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) record: Record,
+    pub(crate) live: Option<Live>,
+}
+
+impl Container {
+    pub(crate) fn key(&self) -> Key {
+        (self.record.state.ticket, self.record.state.index)
+    }
+
+    /// When this container wants to be looked at.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let live = self.live.as_ref()?;
+        if let Some(ending) = &live.ending {
+            return Some(ending.deadline);
+        }
+        let health = (!self.record.state.healthy && live.starting.is_none() && live.stop.is_none())
+            .then(|| live.since + std::time::Duration::from_secs(HEALTHY_AFTER));
+        let kill = live.stop.and_then(|s| s.kill_at);
+        [health, kill].into_iter().flatten().min()
+    }
+}
+
+/// A container's limits, none above its pod's: the kernel counts the pod as a whole, but a figure that could never be
+/// reached would be a lie in every report, and v1 refuses a quota above the parent's.
+pub(crate) fn within(own: &Limits, pod: &Limits) -> Limits {
+    let lower = |a: Option<u64>, b: Option<u64>| match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, _) => a,
+    };
+    let mut all = own.clone();
+    all.memory = lower(own.memory, pod.memory);
+    all.pids = lower(own.pids, pod.pids);
+    if let (Some(quota), Some(pod_quota)) = (own.cpu_quota, pod.cpu_quota) {
+        let period = own.cpu_period.unwrap_or(100_000);
+        let pod_period = pod.cpu_period.unwrap_or(100_000).max(1);
+        let most = u128::from(pod_quota) * u128::from(period) / u128::from(pod_period);
+        all.cpu_quota = Some(quota.min(u64::try_from(most).unwrap_or(u64::MAX)));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_limits_end_at_its_pods() {
+        let pod = Limits {
+            memory: Some(100),
+            pids: Some(4),
+            cpu_quota: Some(300_000),
+            cpu_period: Some(100_000),
+            ..Limits::default()
+        };
+        let own = Limits {
+            memory: Some(200),
+            cpu_quota: Some(40_000),
+            cpu_period: Some(10_000),
+            cpu_shares: Some(512),
+            ..Limits::default()
+        };
+        let all = within(&own, &pod);
+        assert_eq!((all.memory, all.pids, all.cpu_shares), (Some(100), None, Some(512)));
+        assert_eq!(all.cpu_quota, Some(30_000), "three CPUs, in the container's own period");
+        assert_eq!(within(&own, &Limits::default()), own);
+    }
+}

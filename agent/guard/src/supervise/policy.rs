@@ -1,0 +1,293 @@
+//! The device's own policy: what its owner allows, whatever is signed.
+
+use serde::Deserialize;
+use shoal_ipc::{Limits, Ticket, VolumeSource};
+use std::path::{Component, Path};
+
+/// `policy.toml`; every field may be left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Policy {
+    /// Whether uid 0 may start unsigned pods here (reserved; refused until the local commands are built).
+    pub(crate) local_unsigned: bool,
+    /// Shifts all default uids.
+    pub(crate) uid_base: Option<u32>,
+    /// The group that all groups are made in.
+    pub(crate) cgroup_parent: Option<String>,
+    /// Single uids.
+    pub(crate) uids: UidTable,
+    /// What workloads may be granted.
+    pub(crate) allow: Allow,
+    /// Bounds of a compilation.
+    pub(crate) compile: Compile,
+    /// Quotas of logs.
+    pub(crate) logs: Logs,
+    /// The most that a pod may ask for.
+    pub(crate) limits: Bounds,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct UidTable {
+    agent: Option<u32>,
+    admit: Option<u32>,
+    log: Option<u32>,
+    compile: Option<u32>,
+    probe: Option<u32>,
+    pods: Option<UidRange>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UidRange {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Allow {
+    pub(crate) host_paths: Vec<String>,
+    pub(crate) network: Vec<String>,
+    pub(crate) devices: Vec<String>,
+}
+
+impl Default for Allow {
+    fn default() -> Self {
+        Self { host_paths: vec!["/srv/shoal".into()], network: vec!["none".into()], devices: Vec::new() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Compile {
+    pub(crate) memory: String,
+    pub(crate) seconds: u64,
+    pub(crate) cpu: String,
+}
+
+impl Default for Compile {
+    fn default() -> Self {
+        Self { memory: "512Mi".into(), seconds: 300, cpu: "100%".into() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Logs {
+    pub(crate) max_size: String,
+    pub(crate) max_files: u32,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self { max_size: "10Mi".into(), max_files: 3 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Bounds {
+    pub(crate) memory: Option<String>,
+}
+
+/// Who runs as whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Uids {
+    pub(crate) agent: u32,
+    pub(crate) admit: u32,
+    pub(crate) log: u32,
+    pub(crate) compile: u32,
+    pub(crate) pods: UidRange,
+}
+
+/// Why a policy file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PolicyError {
+    #[error("policy file: {0}")]
+    Syntax(#[from] toml::de::Error),
+    #[error("policy file: {field} = {value:?} is no {expected}")]
+    Value { field: &'static str, value: String, expected: &'static str },
+}
+
+fn bad(field: &'static str, value: &str, expected: &'static str) -> PolicyError {
+    PolicyError::Value { field, value: value.to_owned(), expected }
+}
+
+/// Bytes with an optional binary suffix.
+fn bytes(field: &'static str, text: &str) -> Result<u64, PolicyError> {
+    let err = || bad(field, text, "size such as 512Mi");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return Err(err()),
+    };
+    digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).ok_or_else(err)
+}
+
+impl Policy {
+    /// Parses and checks.
+    pub(crate) fn parse(text: &str) -> Result<Self, PolicyError> {
+        let policy: Self = toml::from_str(text)?;
+        bytes("compile.memory", &policy.compile.memory)?;
+        bytes("logs.max_size", &policy.logs.max_size)?;
+        policy.compile_limits()?;
+        if let Some(m) = &policy.limits.memory {
+            bytes("limits.memory", m)?;
+        }
+        let parent = policy.cgroup_parent();
+        if !is_plain_relative(parent) {
+            return Err(bad("cgroup_parent", parent, "relative path without . and .."));
+        }
+        for path in &policy.allow.host_paths {
+            if !is_plain_absolute(path) {
+                return Err(bad("allow.host_paths", path, "absolute path without . and .."));
+            }
+        }
+        for network in &policy.allow.network {
+            if network != "none" {
+                return Err(bad("allow.network", network, "network that this version has (none)"));
+            }
+        }
+        let uids = policy.uids();
+        let pods = uids.pods;
+        let singles = [uids.agent, uids.admit, uids.log, uids.compile];
+        let in_pods = |u: u32| u >= pods.first && u - pods.first < pods.count;
+        let distinct: std::collections::BTreeSet<_> = singles.iter().collect();
+        if distinct.len() != singles.len()
+            || singles.iter().any(|u| *u == 0 || in_pods(*u))
+            || pods.first == 0
+        {
+            return Err(bad(
+                "uids",
+                &format!("{singles:?}"),
+                "set of distinct uids above 0, outside of pods",
+            ));
+        }
+        Ok(policy)
+    }
+
+    pub(crate) fn cgroup_parent(&self) -> &str {
+        self.cgroup_parent.as_deref().unwrap_or("shoal")
+    }
+
+    pub(crate) fn uids(&self) -> Uids {
+        let base = self.uid_base.unwrap_or(61_000);
+        let t = &self.uids;
+        let or = |v: Option<u32>, add: u32| v.unwrap_or(base.saturating_add(add));
+        Uids {
+            agent: or(t.agent, 0),
+            admit: or(t.admit, 1),
+            log: or(t.log, 2),
+            compile: or(t.compile, 3),
+            pods: t.pods.unwrap_or(UidRange { first: base.saturating_add(100), count: 1000 }),
+        }
+    }
+
+    /// Limits of a compilation's group.
+    pub(crate) fn compile_limits(&self) -> Result<Limits, PolicyError> {
+        let text = &self.compile.cpu;
+        let percent: u64 = text
+            .strip_suffix('%')
+            .and_then(|p| p.parse().ok())
+            .filter(|p| (1..=100_000).contains(p))
+            .ok_or_else(|| bad("compile.cpu", text, "share such as 100%"))?;
+        Ok(Limits {
+            memory: Some(bytes("compile.memory", &self.compile.memory)?),
+            cpu_quota: Some(percent * 1000),
+            cpu_period: Some(100_000),
+            pids: Some(64),
+            ..Limits::default()
+        })
+    }
+
+    /// Bytes of one log file.
+    pub(crate) fn log_size(&self) -> u64 {
+        // Checked when the file was read.
+        bytes("logs.max_size", &self.logs.max_size).unwrap_or(10 << 20)
+    }
+
+    /// What of this ticket the owner forbids, in words.
+    pub(crate) fn forbids(&self, ticket: &Ticket) -> Option<String> {
+        for volume in &ticket.volumes {
+            if let VolumeSource::HostPath { path } = &volume.source
+                && !self.allows_path(path)
+            {
+                return Some(format!("the folder {path} is not below any of allow.host_paths"));
+            }
+        }
+        let bound = self.limits.memory.as_deref().and_then(|m| bytes("limits.memory", m).ok())?;
+        let own = ticket.limits.memory;
+        let sum = ticket.containers.iter().try_fold(0_u64, |a, c| Some(a.saturating_add(c.limits.memory?)));
+        match own.or(sum) {
+            Some(asked) if asked <= bound => None,
+            Some(asked) => Some(format!("{asked} bytes of memory are above limits.memory, {bound}")),
+            None => Some(format!("a memory limit of at most {bound} bytes is demanded by limits.memory")),
+        }
+    }
+
+    fn allows_path(&self, path: &str) -> bool {
+        is_plain_absolute(path)
+            && self.allow.host_paths.iter().any(|allowed| Path::new(path).starts_with(allowed))
+    }
+}
+
+/// Absolute, and every part a plain name.
+pub(crate) fn is_plain_absolute(path: &str) -> bool {
+    path.strip_prefix('/').is_some_and(|rest| rest.is_empty() || is_plain_relative(rest))
+}
+
+fn is_plain_relative(path: &str) -> bool {
+    !path.is_empty()
+        && !path.contains("//")
+        && !path.ends_with('/')
+        && !path.split('/').any(|part| part == ".")
+        && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_disjoint_uids_and_the_defaults() {
+        let p = Policy::parse("").unwrap();
+        let u = p.uids();
+        assert_eq!(
+            (u.agent, u.admit, u.log, u.compile, u.pods.first),
+            (61_000, 61_001, 61_002, 61_003, 61_100)
+        );
+        assert_eq!(p.cgroup_parent(), "shoal");
+        assert_eq!(p.compile_limits().unwrap().memory, Some(512 << 20));
+        assert_eq!(Policy::parse("uid_base = 70000").unwrap().uids().pods.first, 70_100);
+    }
+
+    #[test]
+    fn unknown_fields_units_and_overlapping_uids_are_refused() {
+        for bad in [
+            "surprise = 1",
+            "[compile]\nmemory = \"512MB\"",
+            "[compile]\ncpu = \"lots\"",
+            "cgroup_parent = \"../x\"",
+            "[uids]\nagent = 61100",
+            "[uids]\nadmit = 61000",
+            "[uids]\nagent = 0",
+            "[allow]\nnetwork = [\"host\"]",
+            "[allow]\nhost_paths = [\"srv\"]",
+        ] {
+            assert!(Policy::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_paths_below_an_allowed_one_pass() {
+        let p = Policy::parse("[allow]\nhost_paths = [\"/srv/data\"]").unwrap();
+        assert!(p.allows_path("/srv/data") && p.allows_path("/srv/data/a"));
+        for bad in ["/srv", "/srv/database", "/srv/data/../x", "srv/data", "/srv/data//x", "/srv/data/./x"] {
+            assert!(!p.allows_path(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What supervise writes down of each container, so that a restarted one finds it again.
+
+use super::dirs::write_durably;
+use shoal_ipc::{ContainerState, Error, Field, Reader, Restart, Writer, decode, encode};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A container as of its latest start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) state: ContainerState,
+    /// The boot in which its process lives or lived.
+    pub(crate) boot: String,
+    /// When the process started, in the kernel's ticks since boot: tells it from another of the same number.
+    pub(crate) start_ticks: u64,
+    pub(crate) restart: Restart,
+    /// Its streams' number in `log`.
+    pub(crate) stream: u64,
+    /// Its control group.
+    pub(crate) group: String,
+}
+
+impl Field for Record {
+    fn put(&self, w: &mut Writer) {
+        self.state.put(w);
+        self.boot.put(w);
+        self.start_ticks.put(w);
+        self.restart.put(w);
+        self.stream.put(w);
+        self.group.put(w);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            state: Field::take(r)?,
+            boot: Field::take(r)?,
+            start_ticks: Field::take(r)?,
+            restart: Field::take(r)?,
+            stream: Field::take(r)?,
+            group: Field::take(r)?,
+        })
+    }
+}
+
+impl Record {
+    /// The container's folder below the folder of all.
+    pub(crate) fn folder(&self, containers: &Path) -> PathBuf {
+        containers.join(format!("{}-{}", self.state.ticket.hex(), self.state.index))
+    }
+
+    /// Writes it beside what it describes. Not synced: when power goes, so do the processes.
+    pub(crate) fn save(&self, containers: &Path) -> io::Result<()> {
+        let folder = self.folder(containers);
+        fs::create_dir_all(&folder)?;
+        let temp = folder.join("record.new");
+        fs::write(&temp, encode(self))?;
+        fs::rename(temp, folder.join("record"))
+    }
+
+    /// The same, lasting: for an end, of which there is no second sign.
+    pub(crate) fn save_durably(&self, containers: &Path) -> io::Result<()> {
+        let folder = self.folder(containers);
+        fs::create_dir_all(&folder)?;
+        write_durably(&folder.join("record"), &encode(self))
+    }
+
+    /// All records; folders without a whole one are leftovers of a start that never came to be, and are removed.
+    pub(crate) fn load_all(containers: &Path) -> io::Result<Vec<Self>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(containers)? {
+            let path = entry?.path();
+            match fs::read(path.join("record")).ok().and_then(|b| decode::<Self>(&b).ok()) {
+                Some(record) => all.push(record),
+                None => fs::remove_dir_all(&path)?,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether its process is still the one that was started.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.state.running
+            && self.boot == boot_id()
+            && start_ticks(self.state.pid).is_some_and(|t| t == self.start_ticks)
+    }
+}
+
+/// This boot's own name.
+pub(crate) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// When a process started (proc(5), `stat` field 22); nothing for one that is gone or a zombie.
+pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is a name in parentheses that may hold anything.
+    let mut rest = stat.rsplit_once(") ")?.1.split(' ');
+    if rest.next()? == "Z" { None } else { rest.nth(18)?.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_ipc::{Digest, StatsInfo};
+
+    fn record() -> Record {
+        Record {
+            state: ContainerState {
+                ticket: Digest([1; 32]),
+                deployment: "web".into(),
+                index: 0,
+                name: "main".into(),
+                attempt: 1,
+                running: true,
+                pid: std::process::id(),
+                started_at: 1,
+                finished_at: 0,
+                healthy: false,
+                cause: None,
+                stats: StatsInfo::default(),
+                stderr_tail: String::new(),
+                dropped_lines: 0,
+            },
+            boot: boot_id(),
+            start_ticks: start_ticks(std::process::id()).unwrap(),
+            restart: Restart::Always,
+            stream: 7,
+            group: "shoal/x/main".into(),
+        }
+    }
+
+    #[test]
+    fn records_come_back_and_torn_ones_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        record().save(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("torn")).unwrap();
+        fs::write(dir.path().join("torn/record.new"), b"x").unwrap();
+        assert_eq!(Record::load_all(dir.path()).unwrap(), [record()]);
+        assert!(!dir.path().join("torn").exists());
+    }
+
+    #[test]
+    fn a_process_is_known_by_number_start_and_boot() {
+        assert!(record().is_alive());
+        assert!(!Record { start_ticks: 1, ..record() }.is_alive());
+        assert!(!Record { boot: "another".into(), ..record() }.is_alive());
+    }
+}

@@ -1,0 +1,292 @@
+//! Starting one container: from its ticket to a child on its way into its walls.
+
+use super::cache::Code;
+use super::container::{Container, Key, Live, Starting, within};
+use super::jail::{self, Bind, Copy, Jail, Plan, ROOTFS, Rootfs};
+use super::process::{exit_now, spawn};
+use super::record::{Record, boot_id, start_ticks};
+use super::runner::Job;
+use super::{Refused, Supervise, cgroup, dirs, refuse, volumes};
+use crate::clock;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Signal, getppid, set_parent_process_death_signal};
+use shoal_ipc::{
+    ContainerState, Digest, Limits, Preopen, Spec, StatsInfo, Ticket, TicketContainer, VERSION, answer_area,
+    sealed_memfd,
+};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What a guest may write into its `/` beyond the image's own files, bytes.
+const ROOTFS_SPACE: u64 = 64 << 20;
+
+fn io_refusal(what: &str) -> impl Fn(std::io::Error) -> Refused {
+    move |e| refuse("storage_unavailable", format!("{what}: {e}"))
+}
+
+/// The name of a pod's group.
+pub(super) fn pod_group(parent: &str, name: &str, ticket: &Digest) -> String {
+    format!("{parent}/{name}_{}", ticket.short())
+}
+
+impl Supervise {
+    /// Begins a start; the answer goes out when the child has executed or failed.
+    pub(super) fn start(&mut self, peer: u64, key: Key, attempt: u64) -> Result<(), Refused> {
+        let (id, index) = key;
+        let held = self.tickets.get(&id).ok_or_else(|| refuse("not_admitted", "no such ticket"))?;
+        let ticket = held.ticket.clone();
+        let Some(container) = ticket.containers.get(usize::from(index)).cloned() else {
+            return Err(refuse("not_admitted", format!("the ticket has no container {index}")));
+        };
+        if let Some(old) = self.containers.get(&key) {
+            if old.live.is_some() {
+                return Err(refuse("conflict", "it runs already"));
+            }
+            if attempt <= old.record.state.attempt {
+                let last = old.record.state.attempt;
+                return Err(refuse(
+                    "conflict",
+                    format!("attempt {attempt} is not above the last one, {last}"),
+                ));
+            }
+        }
+        if let Some(why) = self.policy.forbids(&ticket) {
+            return Err(refuse("policy_denied", why));
+        }
+        let limits = within(&container.limits, &ticket.limits);
+        if self.uids.is_none()
+            && (cgroup::asks_for_any(&limits)
+                || cgroup::asks_for_any(&ticket.limits)
+                || limits.oom_score_adj.is_some())
+        {
+            let why = "limits need the guard to run as root; without it only containers without limits run, unconfined";
+            return Err(refuse("kernel_unsupported", why));
+        }
+        let code = self.code_for(&container)?;
+        self.launch(peer, key, attempt, &ticket, &container, &limits, code)
+    }
+
+    /// The module's code, checked, and all files present.
+    fn code_for(&mut self, container: &TicketContainer) -> Result<PathBuf, Refused> {
+        if let Some(missing) = container.files.iter().find(|f| !self.cache.has(&f.digest, false)) {
+            return Err(refuse("cache_changed", format!("the file {} is not staged", missing.path)));
+        }
+        self.ensure_engine();
+        if self.engine.line.is_empty() {
+            return Err(refuse("compiler_absent", "no engine is installed beside the guard"));
+        }
+        match self.cache.code(&self.engine.key(&container.module.digest)) {
+            Code::Good(path) => Ok(path),
+            Code::Absent => {
+                Err(refuse("cache_changed", "the module is not compiled for this engine and CPU"))
+            }
+            Code::Changed => {
+                Err(refuse("cache_changed", "compiled code in the cache was changed; it was deleted"))
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call, of which each part is checked already")]
+    fn launch(
+        &mut self,
+        peer: u64,
+        key: Key,
+        attempt: u64,
+        ticket: &Ticket,
+        container: &TicketContainer,
+        limits: &Limits,
+        code: PathBuf,
+    ) -> Result<(), Refused> {
+        // 1. Groups, limited and read back, before anything of the container exists.
+        let pod = pod_group(self.policy.cgroup_parent(), &ticket.name, &ticket.id);
+        let name = format!("{pod}/{}", container.name);
+        let made = self
+            .hierarchy
+            .create(&pod, &Limits { oom_score_adj: None, ..ticket.limits.clone() })
+            .and_then(|_| self.hierarchy.create(&name, limits));
+        let (group, mut applied) = made.map_err(|e| refuse(e.code(), crate::say::chain(&e)))?;
+        applied.oom_score_adj = limits.oom_score_adj;
+        // 2. Who it is, and what it sees.
+        let uid = match self.uids {
+            Some(_) => {
+                Some(self.uid_book.of(&ticket.name).map_err(io_refusal("keep the pod's uid"))?.ok_or_else(
+                    || refuse("policy_denied", "all uids for pods are in use; widen uids.pods"),
+                )?)
+            }
+            None => None,
+        };
+        let mounts = volumes::prepare(&self.layout, ticket, container, uid)
+            .map_err(|e| refuse("storage_unavailable", e.to_string()))?;
+        let record = Record {
+            state: ContainerState {
+                ticket: ticket.id,
+                deployment: ticket.name.clone(),
+                index: key.1,
+                name: container.name.clone(),
+                attempt,
+                running: true,
+                pid: 0,
+                started_at: clock::now(),
+                finished_at: 0,
+                healthy: false,
+                cause: None,
+                stats: StatsInfo { applied, ..StatsInfo::default() },
+                stderr_tail: String::new(),
+                dropped_lines: 0,
+            },
+            boot: boot_id(),
+            start_ticks: 0,
+            restart: container.restart,
+            stream: self.next_stream(),
+            group: name,
+        };
+        let folder = record.folder(&self.layout.containers());
+        let made = dirs::ensure(&folder, 0o700, None)
+            .and_then(|()| self.world(&folder, ticket, container, &code, mounts, uid));
+        let world = made.map_err(io_refusal("prepare the container's folder"))?;
+        // 3. Its channels.
+        let pipes = || -> std::io::Result<[(OwnedFd, OwnedFd); 4]> {
+            let new = || pipe_with(PipeFlags::CLOEXEC);
+            Ok([new()?, new()?, new()?, new()?])
+        };
+        let [out, err, status, go] = pipes().map_err(io_refusal("make pipes"))?;
+        let ipc = |e: shoal_ipc::Error| refuse("storage_unavailable", crate::say::chain(&e));
+        let spec = sealed_memfd(&world.spec.encode()).map_err(ipc)?;
+        let area = answer_area().map_err(ipc)?;
+        let null = fs::File::open("/dev/null").map_err(io_refusal("open /dev/null"))?;
+        let birth = group.birth_folder();
+        let groups = if birth.is_some() {
+            Vec::new()
+        } else {
+            group.join_files().map_err(|e| refuse(e.code(), e.to_string()))?
+        };
+        // 4. The child: it waits for `go`, so that no process exists that no record names.
+        let mut plan = Plan {
+            groups,
+            oom_score_adj: limits.oom_score_adj,
+            jail: world.jail.as_ref(),
+            ids: uid.map(|u| (u, u)),
+            limits: vec![(Resource::Core, 0), (Resource::Nofile, 1024)],
+            fds: vec![null.as_fd(), out.1.as_fd(), err.1.as_fd(), spec.as_fd(), area.as_fd()],
+            working_dir: &world.working_dir,
+            argv: &world.argv,
+            env: &[],
+        };
+        let me = rustix::process::getpid();
+        let child = spawn(birth.as_ref().map(AsFd::as_fd), || {
+            let mut report = fs::File::from(status.1);
+            if wait_for_leave(me, go.0).is_err() {
+                exit_now(72);
+            }
+            let failed = match jail::enter(&mut plan) {
+                Ok(never) => match never {},
+                Err(e) => e,
+            };
+            // If even this cannot be said, the exit code still tells.
+            let _ = report.write_all(format!("cannot {}: {}", failed.0, failed.1).as_bytes());
+            exit_now(71)
+        })
+        .map_err(|e| refuse("kernel_unsupported", format!("start a process: {e}")))?;
+        // 5. Written down, then released.
+        let mut record = record;
+        record.state.pid = child.pid.as_raw_nonzero().get().cast_unsigned();
+        record.start_ticks = start_ticks(record.state.pid).unwrap_or(0);
+        record.save(&self.layout.containers()).map_err(io_refusal("write the container's record"))?;
+        crate::point("supervise::recorded");
+        // A child that died meanwhile is noticed by its signal.
+        let _ = rustix::io::write(&go.1, &[1]);
+        let live = Live {
+            pidfd: child.pidfd,
+            ours: true,
+            area: Some(area),
+            pipes: Some((out.0, err.0)),
+            starting: Some(Starting { peer, status: status.0 }),
+            ending: None,
+            stop: None,
+            since: Instant::now(),
+        };
+        self.containers.insert(key, Container { record, live: Some(live) });
+        self.attach(key);
+        Ok(())
+    }
+
+    /// What the container's process sees, and what it is told.
+    fn world(
+        &self,
+        folder: &Path,
+        ticket: &Ticket,
+        container: &TicketContainer,
+        code: &Path,
+        mounts: Vec<Bind>,
+        uid: Option<u32>,
+    ) -> std::io::Result<World> {
+        let files: Vec<Copy> = container
+            .files
+            .iter()
+            .map(|f| Copy { source: self.cache.item(&f.digest, false), path: f.path.clone(), mode: f.mode })
+            .collect();
+        let env = container.env.iter().map(|e| format!("{}={}", e.name, e.value)).collect();
+        let confined = uid.is_some();
+        let root = if confined { PathBuf::from(ROOTFS) } else { folder.join("rootfs") };
+        let show = |p: &Path| p.to_string_lossy().into_owned();
+        let mut preopens =
+            vec![Preopen { guest: "/".into(), host: show(&root), read_only: container.readonly_rootfs }];
+        for m in &mounts {
+            let inner = root.join(m.target.trim_start_matches('/'));
+            let host = if confined { show(&inner) } else { show(&m.source) };
+            preopens.push(Preopen { guest: m.target.clone(), host, read_only: m.read_only });
+        }
+        let spec = Spec {
+            version: VERSION,
+            code: if confined { "/code.so".into() } else { show(code) },
+            argv: container.argv.clone(),
+            env,
+            preopens,
+            working_dir: container.working_dir.clone(),
+            wasm_pages: container.limits.wasm_pages,
+        };
+        if !confined {
+            jail::plain_root(&root, &files)?;
+            let (argv, working_dir) = (self.runner.command(Job::Run), folder.to_owned());
+            return Ok(World { jail: None, spec, argv, working_dir });
+        }
+        let mount_point = folder.join("jail");
+        dirs::ensure(&mount_point, 0o700, None)?;
+        let mut binds = self.runner.binds(Job::Run);
+        binds.push(Bind::code(code, "/code.so"));
+        let space: u64 = container.files.iter().map(|f| f.size.next_multiple_of(4096)).sum();
+        let extra = if container.readonly_rootfs { 1 << 20 } else { ROOTFS_SPACE };
+        let rootfs =
+            Rootfs { size: space + extra, files, read_only: container.readonly_rootfs, volumes: mounts };
+        let jail = Jail { mount_point, binds, rootfs: Some(rootfs), hostname: ticket.hostname.clone() };
+        let (argv, working_dir) = (self.runner.command_in_jail(Job::Run), PathBuf::from("/"));
+        Ok(World { jail: Some(jail), spec, argv, working_dir })
+    }
+
+    /// Streams are told apart in `log` by numbers that come once.
+    fn next_stream(&self) -> u64 {
+        self.containers.values().map(|c| c.record.stream).max().unwrap_or(0) + 1
+    }
+}
+
+/// Waits until the record is written; a child whose supervise dies before that dies too.
+fn wait_for_leave(parent: rustix::process::Pid, go: OwnedFd) -> std::io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Some(parent) {
+        return Err(std::io::ErrorKind::BrokenPipe.into());
+    }
+    fs::File::from(go).read_exact(&mut [0])?;
+    // From here on it outlives supervise.
+    Ok(set_parent_process_death_signal(None)?)
+}
+
+struct World {
+    jail: Option<Jail>,
+    spec: Spec,
+    argv: Vec<OsString>,
+    working_dir: PathBuf,
+}

@@ -1,0 +1,119 @@
+//! Volumes: folders that outlive a container, made with the pod's uid before its first start.
+
+use super::dirs::{self, ensure};
+use super::jail::Bind;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use shoal_ipc::{Digest, Layout, Ticket, TicketContainer, VolumeSource};
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// A volume that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the volume {name} cannot be made: {source}")]
+pub(crate) struct VolumeError {
+    name: String,
+    source: io::Error,
+}
+
+fn memory_folder(layout: &Layout, ticket: &Digest) -> PathBuf {
+    dirs::pods(layout).join(ticket.hex())
+}
+
+fn persistent_folder(layout: &Layout, deployment: &str) -> PathBuf {
+    layout.volumes().join(deployment)
+}
+
+/// The folders that this container mounts.
+pub(crate) fn prepare(
+    layout: &Layout,
+    ticket: &Ticket,
+    container: &TicketContainer,
+    uid: Option<u32>,
+) -> Result<Vec<Bind>, VolumeError> {
+    let mut all = Vec::new();
+    for m in &container.mounts {
+        let Some(volume) = ticket.volumes.get(usize::from(m.volume)) else {
+            let source = io::Error::other("the ticket has no such volume");
+            return Err(VolumeError { name: m.path.clone(), source });
+        };
+        let fail = |source| VolumeError { name: volume.name.clone(), source };
+        let owner = uid.map(|u| (u, u));
+        let source = match &volume.source {
+            VolumeSource::HostPath { path } => PathBuf::from(path),
+            VolumeSource::Persistent => {
+                let parent = persistent_folder(layout, &ticket.name);
+                let folder = parent.join(&volume.name);
+                ensure(&parent, 0o700, None).and_then(|()| ensure(&folder, 0o700, owner)).map_err(fail)?;
+                folder
+            }
+            VolumeSource::EmptyDir { size_limit } => {
+                let folder = memory_folder(layout, &ticket.id).join(&volume.name);
+                in_memory(&folder, *size_limit, owner).map_err(fail)?;
+                folder
+            }
+        };
+        all.push(Bind::data(source, &m.path, m.read_only));
+    }
+    Ok(all)
+}
+
+/// A tmpfs of this size; a plain folder without root. Left as it is when it is there already.
+fn in_memory(folder: &Path, size: u64, owner: Option<(u32, u32)>) -> io::Result<()> {
+    if folder.exists() && (owner.is_none() || is_mount(folder)?) {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    if let Some((uid, gid)) = owner {
+        let options = CString::new(format!("size={size},nr_inodes=16384,mode=0700,uid={uid},gid={gid}"))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("shoal", folder, "tmpfs", flags, options.as_c_str())?;
+    }
+    Ok(())
+}
+
+fn is_mount(folder: &Path) -> io::Result<bool> {
+    let parent = folder.parent().unwrap_or(folder);
+    Ok(fs::metadata(folder)?.dev() != fs::metadata(parent)?.dev())
+}
+
+/// Unmounts and deletes what is in memory of a pod.
+pub(crate) fn drop_memory(layout: &Layout, ticket: &Digest) -> io::Result<()> {
+    let parent = memory_folder(layout, ticket);
+    let entries = match fs::read_dir(&parent) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let folder = entry?.path();
+        if is_mount(&folder)? {
+            unmount(&folder, UnmountFlags::DETACH)?;
+        }
+    }
+    fs::remove_dir_all(&parent)
+}
+
+/// All pods that have something in memory.
+pub(crate) fn drop_all_memory(layout: &Layout) -> io::Result<()> {
+    for entry in fs::read_dir(dirs::pods(layout))? {
+        let path = entry?.path();
+        for folder in fs::read_dir(&path)? {
+            let folder = folder?.path();
+            if is_mount(&folder)? {
+                unmount(&folder, UnmountFlags::DETACH)?;
+            }
+        }
+        fs::remove_dir_all(&path)?;
+    }
+    Ok(())
+}
+
+/// Deletes what was kept for a deployment that is no more.
+pub(crate) fn drop_persistent(layout: &Layout, deployment: &str) -> io::Result<()> {
+    match fs::remove_dir_all(persistent_folder(layout, deployment)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
