@@ -11,9 +11,9 @@
 //! Steps come in the order condemn, stop, remove, start, stage: what frees memory, CPU and disk goes before what takes them.
 
 use crate::backoff;
-use crate::record::{Record, RunState, cause_code, is_success, policy};
+use crate::record::{self, Record, RunState, cause_code, is_success, policy};
 use shoal_protocol::ids::{Digest, Name, Timestamp};
-use shoal_protocol::v1::{Deployment, RestartPolicy, Revision};
+use shoal_protocol::v1::{Cause, Deployment, RestartPolicy, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Ends before it became healthy after which a new revision gives way to last-good.
@@ -240,7 +240,7 @@ fn plan_name(plan: &mut Plan, revisions: &[&Desired], all: &[Desired], observed:
     for (i, container) in run.deployment.template.containers.iter().enumerate() {
         let Some(record) = pod.record.container(&container.name) else { continue };
         if let RunState::Running { since } = record.state {
-            plan.wake(since.plus(crate::record::HEALTHY_AFTER), now);
+            plan.wake(since.plus(record::HEALTHY_AFTER), now);
             continue;
         }
         let Some(due) = record.due(policy(&run.deployment, container), now) else { continue };
@@ -341,7 +341,7 @@ fn chosen(
 }
 
 fn health_deadline(deployment: &Deployment, activated: Timestamp) -> Timestamp {
-    activated.plus(deployment.rollout.deadline.unwrap_or(crate::record::DEFAULT_DEADLINE))
+    activated.plus(deployment.rollout.deadline.unwrap_or(record::DEFAULT_DEADLINE))
 }
 
 /// Why the chosen revision gives way to last-good, if it does.
@@ -362,7 +362,9 @@ fn condemnation(
     for container in &d.deployment.template.containers {
         let Some(c) = record.container(&container.name) else { continue };
         let RunState::Ended { cause, .. } = &c.state else { continue };
-        let over = policy(&d.deployment, container) == RestartPolicy::Never && !is_success(cause);
+        let refused = matches!(cause, Cause::Refused { code } if !record::OUTAGES.contains(&code.as_str()));
+        let over =
+            refused || (policy(&d.deployment, container) == RestartPolicy::Never && !is_success(cause));
         if over || c.failures >= MAX_EARLY_ENDS {
             let code = cause_code(cause).to_owned();
             let times = c.failures;

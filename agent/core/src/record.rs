@@ -10,6 +10,10 @@ pub const HEALTHY_AFTER: u64 = 10;
 /// Seconds from acceptance to healthy when the deployment names no deadline.
 pub const DEFAULT_DEADLINE: u64 = 600;
 
+/// Codes of failures that pass by themselves and say nothing about the revision.
+pub const OUTAGES: [&str; 5] =
+    ["image_unavailable", "storage_unavailable", "guard_unavailable", "stalled", "not_admitted"];
+
 /// The restart policy that holds for a container: its own, or the pod's.
 pub fn policy(deployment: &Deployment, container: &Container) -> RestartPolicy {
     container.restart_policy.unwrap_or(deployment.template.restart_policy)
@@ -142,6 +146,17 @@ impl ContainerRecord {
         self.started_at = Some(at);
         self.next_start = None;
         self.state = RunState::Running { since: at };
+    }
+
+    /// It could not be asked for now, for a reason that says nothing about it; not before `until` it is asked for again.
+    pub fn postpone(&mut self, until: Timestamp) {
+        self.next_start = Some(until);
+    }
+
+    /// It is found running as this attempt, whatever was remembered.
+    pub fn adopted(&mut self, attempt: u64, at: Timestamp) {
+        self.attempt = attempt;
+        self.started(attempt, at);
     }
 
     /// It ended. `entropy` spreads the restart.

@@ -1,16 +1,12 @@
 //! From what is known of one revision to the status that is reported. Never decides anything.
 
 use crate::plan::{Activity, Desired, Observed, ObservedPod, Standing, waiting};
-use crate::record::{ContainerRecord, RunState, cause_code, is_success, policy};
+use crate::record::{self, ContainerRecord, RunState, cause_code, is_success, policy};
 use shoal_protocol::ids::Timestamp;
-use shoal_protocol::v1::{ContainerStatus, Phase, PodStatus};
+use shoal_protocol::v1::{Cause, ContainerStatus, Phase, PodStatus};
 
 /// Ends in a row from which waiting for the next start is called a crash loop.
 const CRASH_LOOP: u32 = 2;
-
-/// Failures to stage that pass by themselves.
-const OUTAGES: [&str; 5] =
-    ["image_unavailable", "storage_unavailable", "guard_unavailable", "stalled", "not_admitted"];
 
 struct Where {
     phase: Phase,
@@ -116,7 +112,7 @@ fn locate_unstaged(d: &Desired, pod: &ObservedPod, now: Timestamp) -> Where {
     }
     match (pod.activity, failed) {
         // Somebody's no, not an outage: only other bytes or a newer revision help, though it is tried again.
-        (Activity::Idle, Some(f)) if !OUTAGES.contains(&f.code.as_str()) => {
+        (Activity::Idle, Some(f)) if !record::OUTAGES.contains(&f.code.as_str()) => {
             Where::because(Phase::Failed, &f.code, &f.message, record.fetch_due(now))
         }
         (Activity::Compiling, _) => {
@@ -167,6 +163,10 @@ fn locate_started(d: &Desired, pod: &ObservedPod, now: Timestamp) -> Where {
                 .as_ref()
                 .map_or("its files are being fetched again".to_owned(), |f| f.message.clone());
             Where::because(Phase::Pending, "not_staged", why, record.fetch_due(now))
+        } else if let Some(Cause::Refused { code }) = &cause {
+            let why =
+                c.stderr_tail.clone().unwrap_or_else(|| format!("container {} was not started", c.name));
+            Where::because(Phase::Failed, code, why, Some(due))
         } else if c.failures >= CRASH_LOOP {
             Where::because(Phase::CrashLoop, "crash_loop", message, Some(due))
         } else {

@@ -140,17 +140,18 @@ impl Daemon {
                 let code = error.code();
                 tracing::warn!(pod = %observed.record.name, container = %name, attempt, error = %error.chain(), "not started");
                 // What supervise lost since it was asked last is staged again, and the start is not held against the pod.
-                let lost =
-                    ["not_staged", "not_compiled", Code::CacheChanged.as_str()].contains(&code.as_str());
-                if lost {
+                // The ticket is on its way, somebody else started it, or the answer was lost: supervise knows.
+                let unsure = ["not_admitted", "conflict", "guard_unavailable"].contains(&code.as_str());
+                let Some(record) = observed.record.container_mut(&name) else { return };
+                if code == Code::CacheChanged.as_str() {
                     observed.staged = false;
-                } else if let Some(record) = observed.record.container_mut(&name) {
+                } else if unsure {
+                    record.postpone(now.plus(1));
+                    self.relist = true;
+                } else {
                     record.stderr_tail = Some(error.chain());
                     record.ended(attempt, Cause::Refused { code }, now, now, entropy::draw());
                     self.world.dirty.insert(pod);
-                }
-                if matches!(&error, Error::Guard { source, .. } if source.refusal().is_none()) {
-                    self.relist = true;
                 }
             }
         }

@@ -221,13 +221,16 @@ impl World {
         let Some(pod) = self.observed.pods.get_mut(&status.id.pod) else { return };
         let attempt = status.metadata.attempt;
         let Some(record) = pod.record.container_mut(&name) else { return };
-        if attempt < record.attempt {
+        let runs = status.state == ContainerState::Running;
+        if attempt < record.attempt && !runs {
             return;
         }
-        let changed = if status.state == ContainerState::Running {
+        let changed = if runs {
             let fresh = record.attempt != attempt || !record.is_running();
             if fresh {
-                pod.record.started(&name, attempt, Timestamp(status.started_at));
+                let at = Timestamp(status.started_at);
+                record.adopted(attempt, at);
+                pod.record.activated_at.get_or_insert(at);
             }
             fresh
         } else {

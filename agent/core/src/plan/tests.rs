@@ -145,6 +145,21 @@ fn f3_three_early_ends_condemn_a_revision_and_last_good_runs_again() {
 }
 
 #[test]
+fn f3_a_refused_start_condemns_at_once_and_an_outage_never() {
+    let old = desired("web", 1, Standing::LastGood);
+    let new = desired("web", 2, Standing::Candidate);
+    let set = [old.clone(), new.clone()];
+    let mut stopped = running(&old, T0);
+    stopped.record.containers[0].ended(1, Cause::Stopped, T0, T0, 0);
+    for (code, condemned) in [("policy_denied", true), ("storage_unavailable", false)] {
+        let mut bad = running(&new, T0);
+        bad.record.containers[0].ended(1, Cause::Refused { code: code.into() }, T0, T0, 0);
+        let p = plan(&set, &all(&[(&old, stopped.clone()), (&new, bad)]), T0.plus(1));
+        assert_eq!(matches!(p.steps.first(), Some(Step::Condemn { .. })), condemned, "{code}: {:?}", p.steps);
+    }
+}
+
+#[test]
 fn f3_without_last_good_a_failing_revision_keeps_trying() {
     let new = desired("web", 1, Standing::Candidate);
     let mut bad = running(&new, T0);

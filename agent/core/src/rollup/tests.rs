@@ -78,6 +78,21 @@ fn s18_a_waiting_state_has_its_reason_and_deadline() {
 }
 
 #[test]
+fn c3_a_refused_start_is_a_failure_with_its_code_and_is_tried_again() {
+    let d = desired("web", 1, Standing::Candidate);
+    let mut pod = observed(&d);
+    pod.staged = true;
+    pod.record.activated_at = Some(T0);
+    let attempt = pod.record.containers[0].begin_attempt();
+    pod.record.containers[0].ended(attempt, Cause::Refused { code: "policy_denied".into() }, T0, T0, 0);
+    let s = one(&d, pod, T0);
+    assert_eq!(
+        (s.phase, s.reason.as_deref(), s.deadline),
+        (Phase::Failed, Some("policy_denied"), Some(T0.plus(10)))
+    );
+}
+
+#[test]
 fn f3_a_condemned_revision_is_reported_as_rolled_back() {
     let d = desired("web", 2, Standing::Candidate);
     let mut pod = observed(&d);
