@@ -1,5 +1,7 @@
 //! The binary as a user meets it without a guard or controller: usage, errors, exit codes, locks.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot run its binary fails")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
