@@ -1,0 +1,322 @@
+//! What shoald knows of the fleet, in memory: rebuilt from the store at each start, changed only after the store was.
+//!
+//! Plain data and look-ups; never I/O. Everything here hangs on one lock that nobody holds while waiting.
+
+use shoal_controller_core::api::DeploymentDevice;
+use shoal_controller_core::rollout::{self, Decision, Member};
+use shoal_controller_core::sync::{self, Holds, Send, Wants};
+use shoal_controller_core::view::{self, DeviceFile};
+use shoal_controller_core::{HEARTBEAT_LIMIT, api};
+use shoal_protocol::ids::{DeviceId, Digest, Name, Timestamp};
+use shoal_protocol::latest::{
+    Deployment, DeviceRecord, Entry, EntryKind, Liveness, Selector, Snapshot, SnapshotRef,
+};
+use shoal_protocol::verify::{Known, TrustState, Viewpoint};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// A deployment with its exact bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Document {
+    pub(crate) deployment: Arc<Deployment>,
+    pub(crate) envelope: bytes::Bytes,
+}
+
+/// One device.
+#[derive(Debug, Clone)]
+pub(crate) struct Device {
+    pub(crate) file: DeviceFile,
+    /// Identity of its record.
+    pub(crate) record_identity: Digest,
+    /// Envelope of its record.
+    pub(crate) record: bytes::Bytes,
+    /// Per revision, the containers that its signed facts call healthy.
+    pub(crate) healthy: HashMap<Digest, BTreeSet<Name>>,
+    /// Per revision, when it was first allowed to take it.
+    pub(crate) opened: HashMap<Digest, Timestamp>,
+    /// Connections that the broker has of it: more than one for moments, while a new one takes over.
+    pub(crate) connections: u32,
+    /// What it holds, by its last hello and what was sent since.
+    pub(crate) holds: Option<Holds>,
+    /// What it said in its last hello.
+    pub(crate) said: Option<Holds>,
+    /// The highest order counter that it said it accepted.
+    pub(crate) order_counter: u64,
+    /// Whether `last_seen` is newer than in the store.
+    pub(crate) seen: bool,
+}
+
+impl Device {
+    /// A device that just enrolled.
+    pub(crate) fn new(record: DeviceRecord, identity: Digest, envelope: Vec<u8>, at: Timestamp) -> Self {
+        let file = DeviceFile {
+            record,
+            enrolled_at: at,
+            last_seen: None,
+            certificate_not_after: None,
+            revoked: false,
+            report: None,
+            system: None,
+            alarms: Vec::new(),
+        };
+        Self {
+            file,
+            record_identity: identity,
+            record: envelope.into(),
+            healthy: HashMap::new(),
+            opened: HashMap::new(),
+            connections: 0,
+            holds: None,
+            said: None,
+            order_counter: 0,
+            seen: false,
+        }
+    }
+
+    /// Whether a message would reach it, and what it holds is known.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connections > 0 && self.holds.is_some()
+    }
+
+    /// It was heard.
+    pub(crate) fn heard(&mut self, now: Timestamp) {
+        self.file.last_seen = self.file.last_seen.max(Some(now));
+        self.seen = true;
+    }
+}
+
+/// The fleet.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    /// Roots and snapshot, as verified.
+    pub(crate) trust: TrustState,
+    /// Envelopes of all roots, from root 1.
+    pub(crate) roots: Vec<bytes::Bytes>,
+    /// Envelope of the current snapshot.
+    pub(crate) snapshot: Option<bytes::Bytes>,
+    /// Deployments that the snapshot lists.
+    pub(crate) documents: HashMap<Digest, Document>,
+    /// All devices.
+    pub(crate) devices: BTreeMap<DeviceId, Device>,
+    /// Deployments whose rollout is to be decided again.
+    pub(crate) dirty: BTreeSet<Name>,
+}
+
+/// One message to a device.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) topic: shoal_protocol::topics::Topic,
+    pub(crate) payload: bytes::Bytes,
+}
+
+impl Fleet {
+    /// An empty fleet that verifies as a controller does.
+    pub(crate) fn new() -> Self {
+        Self {
+            trust: TrustState { viewpoint: Viewpoint::Observer, ..TrustState::default() },
+            ..Self::default()
+        }
+    }
+
+    /// The current snapshot.
+    pub(crate) fn current(&self) -> Option<&Known<Snapshot>> {
+        self.trust.snapshot.as_ref()
+    }
+
+    /// The current snapshot by version and identity.
+    pub(crate) fn snapshot_ref(&self) -> Option<SnapshotRef> {
+        self.current().map(|s| SnapshotRef { version: s.document.version, digest: s.digest })
+    }
+
+    /// What verifies something that this device sent.
+    pub(crate) fn trust_of(&self, device: &Device) -> TrustState {
+        let record = Known::new(device.file.record.clone(), device.record_identity);
+        TrustState { record: Some(record), ..self.trust.clone() }
+    }
+
+    /// All entries of deployments.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.current()
+            .into_iter()
+            .flat_map(|s| &s.document.entries)
+            .filter(|e| e.kind == EntryKind::Deployment)
+    }
+
+    /// The entry of one deployment.
+    pub(crate) fn entry(&self, name: &Name) -> Option<&Entry> {
+        self.entries().find(|e| e.name == *name)
+    }
+
+    /// Marks every live deployment that selects this device, or that it holds.
+    pub(crate) fn touch_device(&mut self, id: &DeviceId) {
+        let Some(device) = self.devices.get(id) else { return };
+        let names: Vec<Name> = self
+            .entries()
+            .filter(|e| {
+                self.documents
+                    .get(&e.newest.digest)
+                    .is_some_and(|d| d.deployment.target.selects(id, &device.file.record.labels))
+            })
+            .map(|e| e.name.clone())
+            .collect();
+        self.dirty.extend(names);
+    }
+
+    /// Decides one rollout; nothing when it is not live or its document is not here.
+    pub(crate) fn decide(&self, name: &Name, now: Timestamp) -> Option<(Entry, Vec<&Device>, Decision)> {
+        let entry = self.entry(name).filter(|e| e.liveness == Liveness::Live)?;
+        let document = self.documents.get(&entry.newest.digest)?;
+        let nobody = BTreeSet::new();
+        let selected: Vec<&Device> = self
+            .devices
+            .iter()
+            .filter(|(id, d)| document.deployment.target.selects(id, &d.file.record.labels))
+            .map(|(_, d)| d)
+            .collect();
+        let members: Vec<Member<'_>> = selected
+            .iter()
+            .map(|d| Member {
+                device: d.file.id(),
+                system: d.file.system(),
+                state: d.file.state(now),
+                connected: d.is_connected(),
+                opened_at: d.opened.get(&entry.newest.digest).copied(),
+                pod: d.file.pod(&entry.newest),
+                healthy: d.healthy.get(&entry.newest.digest).unwrap_or(&nobody),
+            })
+            .collect();
+        let decision = rollout::decide(&document.deployment, &members, now);
+        Some((entry.clone(), selected, decision))
+    }
+
+    /// The messages that bring a device up to date. What it holds is counted as if they had arrived.
+    pub(crate) fn messages_for(&mut self, id: &DeviceId) -> Vec<Message> {
+        use shoal_protocol::topics::Topic;
+        let Some(device) = self.devices.get(id) else { return Vec::new() };
+        let Some(mut holds) = device.holds.clone() else { return Vec::new() };
+        let labels = &device.file.record.labels;
+        let document = |d: &Digest| self.documents.get(d).map(|d| d.deployment.clone());
+        let documents = self
+            .entries()
+            .filter_map(|e| {
+                let opened = device.opened.contains_key(&e.newest.digest);
+                let holds_name = holds.documents.values().any(|n| *n == e.name);
+                sync::wanted(e, document, id, labels, opened, holds_name).map(|r| (&e.name, r))
+            })
+            .collect();
+        let wants = Wants {
+            root_version: self.roots.len() as u64,
+            record: device.file.record.sequence,
+            snapshot: self.snapshot_ref(),
+            documents,
+        };
+        let messages = sync::bring_up_to_date(&mut holds, &wants)
+            .into_iter()
+            .filter_map(|send| {
+                let (topic, payload) = match send {
+                    Send::Root(version) => {
+                        let at = usize::try_from(version).ok()?.checked_sub(1)?;
+                        (Topic::Root, self.roots.get(at)?.clone())
+                    }
+                    Send::Record => (Topic::Document, device.record.clone()),
+                    Send::Snapshot => (Topic::Snapshot, self.snapshot.clone()?),
+                    Send::Document(digest) => {
+                        (Topic::Document, self.documents.get(&digest)?.envelope.clone())
+                    }
+                };
+                Some(Message { topic, payload })
+            })
+            .collect();
+        if let Some(device) = self.devices.get_mut(id) {
+            device.holds = Some(holds);
+        }
+        messages
+    }
+
+    /// One deployment for people; with its devices when asked.
+    pub(crate) fn deployment_view(
+        &self,
+        entry: &Entry,
+        with_devices: bool,
+        now: Timestamp,
+    ) -> Option<api::Deployment> {
+        let document = &self.documents.get(&entry.newest.digest)?.deployment;
+        let mut out = api::Deployment {
+            name: entry.name.clone(),
+            newest: entry.newest.into(),
+            stable: entry.stable.map(api::Revision::from),
+            issued_at: document.issued_at,
+            not_after: document.not_after,
+            target: view::target(&document.target),
+            images: document.template.containers.iter().map(|c| c.image.reference.clone()).collect(),
+            state: api::RolloutState::Removed,
+            reason: None,
+            message: None,
+            deadline: None,
+            counts: api::RolloutCounts::default(),
+            devices: Vec::new(),
+        };
+        let Some((_, selected, decision)) = self.decide(&entry.name, now) else { return Some(out) };
+        out.state = decision.state;
+        out.reason = decision.reason;
+        out.message = decision.message;
+        out.deadline = decision.next;
+        out.counts = decision.counts;
+        if with_devices {
+            out.devices = selected
+                .into_iter()
+                .zip(decision.standings)
+                .map(|(device, standing)| DeploymentDevice {
+                    device: device.file.id().clone(),
+                    hostname: device.file.hostname(),
+                    rollout: standing.rollout,
+                    reason: standing.reason,
+                    message: standing.message,
+                    deadline: standing.deadline,
+                    pod: device.pod_of(&entry.name).map(|p| device.file.pod_view(p, now)),
+                })
+                .collect();
+        }
+        Some(out)
+    }
+
+    /// Devices whose signed labels match.
+    pub(crate) fn matching(&self, selector: &Selector) -> impl Iterator<Item = &Device> {
+        self.devices.values().filter(|d| selector.matches(&d.file.record.labels))
+    }
+
+    /// Who is connected.
+    pub(crate) fn connected(&self) -> Vec<DeviceId> {
+        self.devices.iter().filter(|(_, d)| d.is_connected()).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Forgets per-device state of revisions that are not listed any more.
+    pub(crate) fn retain_revisions(&mut self, listed: &BTreeSet<Digest>) {
+        self.documents.retain(|d, _| listed.contains(d));
+        for device in self.devices.values_mut() {
+            device.healthy.retain(|d, _| listed.contains(d));
+            device.opened.retain(|d, _| listed.contains(d));
+        }
+    }
+}
+
+impl Device {
+    /// What it reports of a deployment: the newest revision of it that it has.
+    fn pod_of(&self, name: &Name) -> Option<&shoal_protocol::latest::PodStatus> {
+        let pods = self.file.report.as_ref()?.pods.iter();
+        pods.filter(|p| p.name == *name).max_by_key(|p| p.revision.sequence)
+    }
+}
+
+/// The revisions of deployments that a snapshot lists.
+pub(crate) fn listed(snapshot: &Snapshot) -> BTreeSet<Digest> {
+    snapshot
+        .entries
+        .iter()
+        .filter(|e| e.kind == EntryKind::Deployment)
+        .flat_map(|e| std::iter::once(e.newest.digest).chain(e.stable.map(|s| s.digest)))
+        .collect()
+}
+
+/// Seconds between two looks at everything, which would find a lost event; also how long `last_seen` may stay in memory.
+pub(crate) const RESYNC: u64 = HEARTBEAT_LIMIT / 6;

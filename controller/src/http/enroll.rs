@@ -1,0 +1,136 @@
+//! How devices come in: tokens, enrolment, renewal.
+
+use super::caller::{Device, Operator};
+use super::{Answer, SMALL, Shared, read, read_json};
+use crate::app::{App, now};
+use crate::fleet;
+use crate::pki::{Issued, Request};
+use crate::problem::Problem;
+use crate::store::{Enrolment, Outcome};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use shoal_controller_core::{api, view};
+use shoal_protocol::codec::{self, Limits};
+use shoal_protocol::envelope::Envelope;
+use shoal_protocol::ids::DeviceId;
+use shoal_protocol::latest::{DeviceRecord, EnrollRequest, EnrollResponse, Kind, Token};
+use shoal_protocol::verify::{Verified, verify_as};
+
+/// Token, record and certificate request together.
+const REQUEST: usize = 32 << 10;
+
+pub(super) async fn post_token(_: Operator, State(app): Shared, body: Body) -> Answer<api::TokenAccepted> {
+    let envelope = read_json::<api::PostToken>(body, SMALL).await?.token.0;
+    let token = verify_token(&app, &envelope)?;
+    app.store.add_token(token.identity(), envelope, now()).await?;
+    let (digest, token) = (token.identity().into(), token.document());
+    Ok(Json(api::TokenAccepted { digest, uses: token.uses, not_after: token.not_after }))
+}
+
+pub(super) async fn tokens(_: Operator, State(app): Shared) -> Answer<api::TokenList> {
+    let rows = app.store.tokens().await?;
+    let tokens = rows.into_iter().filter_map(|row| {
+        // It was verified when it was stored.
+        let payload = Envelope::parse(&row.envelope).ok()?;
+        let token: Token = codec::decode(payload.payload(), Limits::of_size(Kind::Token.size_cap())).ok()?;
+        Some(api::Token {
+            digest: row.digest.into(),
+            uses: token.uses,
+            used: row.used,
+            not_after: token.not_after,
+            labels: view::labels(&token.labels),
+        })
+    });
+    Ok(Json(api::TokenList { tokens: tokens.collect() }))
+}
+
+fn verify_token(app: &App, envelope: &[u8]) -> Result<Verified<Token>, Problem> {
+    let trust = app.fleet().trust.clone();
+    if trust.anchor.is_none() {
+        return Err(Problem::not_initialized());
+    }
+    Ok(verify_as(envelope, &trust, now())?)
+}
+
+pub(super) async fn enroll(State(app): Shared, body: Body) -> Result<Response, Problem> {
+    let request: EnrollRequest = codec::decode(&read(body, REQUEST).await?, Limits::of_size(REQUEST))
+        .map_err(|e| Problem::refused("malformed", e.to_string()))?;
+    let token = verify_token(&app, &request.token.0)?;
+    let mut trust = app.fleet().trust.clone();
+    trust.tokens = vec![token.document().clone()];
+    let record: Verified<DeviceRecord> = verify_as(&request.record.0, &trust, now())?;
+    if !record.signers().contains(&token.document().key) {
+        return Err(no_proof("the record is not signed by the token's own key"));
+    }
+    let csr = Request::parse(&request.csr.0).map_err(|e| no_proof(format!("{e:#}")))?;
+    let device = record.document().device.clone();
+    if csr.device != device || csr.key != record.document().identity {
+        return Err(no_proof("the certificate request is not for the record's identity key"));
+    }
+    let issued = app.authority.device(&csr, now())?;
+    app.store.add_token(token.identity(), request.token.0, now()).await?;
+    let enrolment = Enrolment {
+        device: device.clone(),
+        record: request.record.0.clone(),
+        token: token.identity(),
+        uses: token.document().uses,
+        serial: issued.serial.clone(),
+        not_after: issued.not_after,
+        now: now(),
+    };
+    match app.store.enroll(enrolment).await? {
+        Outcome::Enrolled | Outcome::Again => {}
+        Outcome::Spent => return Err(no_proof("all uses of the token are spent")),
+        Outcome::Other => return Err(no_proof("this device enrolled before, with another record")),
+    }
+    {
+        let mut fleet = app.fleet();
+        let identity = record.identity();
+        let known = fleet
+            .devices
+            .entry(device.clone())
+            .or_insert_with(|| fleet::Device::new(record.into_document(), identity, request.record.0, now()));
+        known.file.certificate_not_after = Some(issued.not_after);
+        fleet.touch_device(&device);
+    }
+    tracing::info!("device {device} enrolled");
+    app.wake.notify_one();
+    Ok(response(&app, device, issued, token.document().minima.root_version))
+}
+
+pub(super) async fn renew(
+    Device(device): Device,
+    State(app): Shared,
+    body: Body,
+) -> Result<Response, Problem> {
+    let csr = Request::parse(&read(body, REQUEST).await?).map_err(|e| no_proof(format!("{e:#}")))?;
+    if csr.device != device {
+        return Err(no_proof("the certificate request is not for the device's own identity key"));
+    }
+    let issued = app.authority.device(&csr, now())?;
+    app.store.add_certificate(device.clone(), issued.serial.clone(), issued.not_after).await?;
+    let held = {
+        let mut fleet = app.fleet();
+        let known = fleet.devices.get_mut(&device);
+        known.map_or(0, |d| {
+            d.file.certificate_not_after = Some(issued.not_after);
+            d.holds.as_ref().map_or(0, |h| h.root_version)
+        })
+    };
+    Ok(response(&app, device, issued, held))
+}
+
+fn response(app: &App, device: DeviceId, issued: Issued, held_root: u64) -> Response {
+    let skip = usize::try_from(held_root).unwrap_or(usize::MAX);
+    let roots = app.fleet().roots.iter().skip(skip).map(|r| r.to_vec().into()).collect();
+    let answer = EnrollResponse { device, certificates: vec![issued.der.into()], roots };
+    ([(CONTENT_TYPE, "application/cbor")], codec::encode(&answer)).into_response()
+}
+
+fn no_proof(message: impl Into<String>) -> Problem {
+    let hint = shoal_protocol::Code::EnrollProof.hint();
+    Problem::refused("enroll_proof", message).hint(hint)
+}

@@ -1,0 +1,116 @@
+//! The HTTP API: which path leads where, and who may go there.
+//!
+//! Handlers turn requests into calls of `App` and back; they decide nothing.
+
+mod caller;
+mod devices;
+mod enroll;
+mod fleet;
+mod images;
+mod logs;
+mod registry;
+mod serve;
+
+pub(crate) use serve::{Listening, serve};
+
+use crate::app::App;
+use crate::problem::Problem;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::{get, post};
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A request that does not stream is answered within this.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Most bodies.
+const SMALL: usize = 1 << 20;
+/// A snapshot with many new deployments, in base64.
+const LARGE: usize = 64 << 20;
+
+type Shared = axum::extract::State<Arc<App>>;
+type Answer<T> = Result<axum::Json<T>, Problem>;
+
+/// All paths.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let quick = Router::new()
+        .route("/v1/version", get(fleet::version))
+        .route("/v1/ca", get(fleet::ca))
+        .route("/v1/login", post(fleet::login))
+        .route("/v1/trust", get(fleet::trust))
+        .route("/v1/trust/roots", post(fleet::post_root))
+        .route("/v1/snapshots", post(fleet::post_snapshot))
+        .route("/v1/documents/{digest}", get(fleet::document))
+        .route("/v1/plan", post(fleet::plan))
+        .route("/v1/deployments", get(fleet::deployments))
+        .route("/v1/deployments/{name}", get(fleet::deployment))
+        .route("/v1/tokens", get(enroll::tokens).post(enroll::post_token))
+        .route("/v1/enroll", post(enroll::enroll))
+        .route("/v1/renew", post(enroll::renew))
+        .route("/v1/devices", get(devices::devices))
+        .route("/v1/devices/{id}", get(devices::device))
+        .route("/v1/devices/{id}/record", post(devices::post_record))
+        .route("/v1/devices/{id}/revoke", post(devices::revoke))
+        .route("/v1/devices/{id}/orders", post(devices::post_order))
+        .route("/v1/pods", get(devices::pods))
+        .route("/v1/refusals", get(devices::refusals))
+        .route("/v1/images", get(images::list))
+        .route("/v1/images/manifests/{*reference}", post(images::post_manifest))
+        .route("/v1/images/blobs/{digest}", get(images::has_blob))
+        .layer(from_fn(in_time));
+    // Uploads and streams have limits of their own, per piece.
+    let slow = Router::new()
+        .route("/v1/images/blobs/{digest}", post(images::post_blob))
+        .route("/v1/logs/{device}/{deployment}", get(logs::logs))
+        .route("/v2/", get(registry::get))
+        .route("/v2/{*path}", get(registry::get));
+    quick.merge(slow).fallback(nowhere).method_not_allowed_fallback(wrong_method).with_state(app)
+}
+
+async fn nowhere(request: Request) -> Problem {
+    Problem::not_found(format_args!("path {}", request.uri().path()))
+}
+
+async fn wrong_method(request: Request) -> Problem {
+    let message = format!("{} is not done on {}", request.method(), request.uri().path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", message)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    use axum::response::IntoResponse as _;
+    match tokio::time::timeout(PATIENCE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::timeout(format!("not done within {} s", PATIENCE.as_secs())).into_response(),
+    }
+}
+
+/// A whole body, up to a cap.
+async fn read(body: Body, cap: usize) -> Result<Bytes, Problem> {
+    axum::body::to_bytes(body, cap).await.map_err(|e| {
+        let mut cause: Option<&dyn std::error::Error> = Some(&e);
+        while let Some(c) = cause {
+            if c.to_string().contains("length limit") {
+                return Problem::too_large(cap);
+            }
+            cause = c.source();
+        }
+        Problem::invalid(format!("the body ended early: {e}"))
+    })
+}
+
+/// A JSON body, up to a cap.
+async fn read_json<T: DeserializeOwned>(body: Body, cap: usize) -> Result<T, Problem> {
+    let bytes = read(body, cap).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Problem::invalid(format!("the body is not what is expected here: {e}")))
+}
+
+/// A part of a path.
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|e: T::Err| Problem::invalid(e.to_string()))
+}

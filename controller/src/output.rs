@@ -1,0 +1,39 @@
+//! What shoald says to the person who started it; its log goes to standard error.
+
+use crate::pki::Authority;
+use crate::setup::NewCredential;
+
+/// The first start: what was made, and what to do next.
+#[allow(clippy::print_stdout, reason = "the one place that talks to people")]
+pub(crate) fn first_start(server: &str, authority: &Authority, credential: &NewCredential) {
+    println!("shoald made its certificate authority, its online key and the operators' credential.");
+    println!(
+        "The credential is shown only now; it is also in {} for you to move away.",
+        credential.file.display()
+    );
+    println!();
+    println!("Next, where the operators' keys are:");
+    println!(
+        "  shoal login {server} --ca-fingerprint {} --token {}",
+        authority.fingerprint(),
+        credential.token
+    );
+    println!("  shoal trust init");
+}
+
+/// Every start.
+#[allow(clippy::print_stdout, reason = "the one place that talks to people")]
+pub(crate) fn ready(api: &str, mqtt: &str, fleet: Option<&str>) {
+    println!("API and registry: {api}");
+    println!("devices:          {mqtt}");
+    match fleet {
+        Some(fleet) => println!("fleet:            {fleet}"),
+        None => println!("fleet:            none yet; found one with `shoal trust init`"),
+    }
+}
+
+/// An error with its causes, once, and what to do.
+#[allow(clippy::print_stderr, reason = "the one place that talks to people")]
+pub(crate) fn failed(error: &anyhow::Error) {
+    eprintln!("shoald: {error:#}");
+}

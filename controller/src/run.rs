@@ -1,0 +1,203 @@
+//! Brings the controller up and down: folder, store, ports, broker, then the tasks, each with one owner: this function.
+
+use crate::app::{App, Endpoints, Queues, now};
+use crate::args::RunArgs;
+use crate::broker::{Probe, Start, Supervisor};
+use crate::http::{Listening, router, serve};
+use crate::link::INCOMING;
+use crate::pki::Leaf;
+use crate::setup::{DataDir, DataError};
+use crate::store::Store;
+use crate::{conductor, ingest, link, output, tls};
+use anyhow::{Context as _, Result};
+use shoal_protocol::topics::CONTROLLER;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// Messages that may wait for the broker.
+const OUTGOING: usize = 1024;
+/// How long tasks have to end.
+const GRACE: Duration = Duration::from_secs(6);
+
+/// A port that somebody else has.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{what} cannot listen on {address}: another program does; stop it, or choose another port with {option}"
+)]
+pub(crate) struct PortTaken {
+    what: &'static str,
+    option: &'static str,
+    address: SocketAddr,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) async fn run(args: RunArgs) -> Result<()> {
+    let data = DataDir::open(&args.data)?;
+    let names = names(&args.names);
+    let listener = listen(args.listen).await?;
+    let api_port = listener.local_addr().context("reading the own address")?.port();
+    // The broker's port is known before the broker is: it does not choose.
+    let endpoints = Endpoints {
+        api: names.public.iter().map(|n| format!("https://{}:{api_port}", host(n))).collect(),
+        mqtt: names.public.iter().map(|n| format!("mqtts://{}:{}", host(n), args.mqtt.port())).collect(),
+    };
+    let (authority, _) = data.identity()?;
+    let store = Store::open(&data.store()).map_err(|e| unusable(&args, e))?;
+    let (own, new_credential) = data.own(&store, endpoints.clone()).await?;
+    let server = authority.server("shoald", &names.all, now())?;
+    let controller = authority.client(CONTROLLER, now())?;
+    let server_tls = Arc::new(tls::server(&authority, &server)?);
+    let link_tls =
+        Arc::new(tls::client(&authority.certificate, Some((controller.certificate()?, controller.key()?)))?);
+    let images = shoal_image::Store::open(data.images()).context("opening the folder of images")?;
+
+    let (ended, ending) = watch::channel(false);
+    let (outgoing, outgoing_queue) = mpsc::channel(OUTGOING);
+    let (revocations, revocation_queue) = mpsc::channel(16);
+    let queues = Queues { outgoing, revocations, ending: ending.clone() };
+    let app = Arc::new(App::load(own, store, images, queues).await?);
+    let revoked: Revoked = Arc::new(RwLock::new(app.store.revoked(now()).await?.into_iter().collect()));
+
+    let (private, private_at) = watch::channel(None);
+    let (events, mut event_queue) = mpsc::channel(1024);
+    let make_start = start_of(args.mqtt, app.clone(), server, revoked.clone());
+    let uid = rustix::process::geteuid().is_root().then_some(args.broker_uid);
+    let broker = Supervisor::start(uid, make_start, private, events).await?;
+    let mqtt = broker.public;
+
+    let mut tasks = JoinSet::new();
+    let (relay, relay_queue) = mpsc::channel(16);
+    tasks.spawn(remember_revocations(revocation_queue, relay, revoked, ending.clone()));
+    tasks.spawn(broker.watch(relay_queue));
+    let presence = app.clone();
+    tasks.spawn(async move {
+        while let Some(event) = event_queue.recv().await {
+            presence.presence(event);
+        }
+    });
+    let (incoming, incoming_queue) = mpsc::channel(INCOMING);
+    tasks.spawn(ingest::run(app.clone(), incoming_queue));
+    tasks.spawn(link::run(app.clone(), link_tls, private_at, outgoing_queue, incoming));
+    tasks.spawn(conductor::run(app.clone()));
+    tasks.spawn(serve(Listening { listener, tls: server_tls, router: router(app.clone()) }, ending));
+
+    if let Some(credential) = &new_credential {
+        output::first_start(&endpoints.api[0], &app.authority, credential);
+    }
+    let fleet = app.fleet_id.borrow().as_ref().map(ToString::to_string);
+    output::ready(
+        &endpoints.api.join(", "),
+        &format!("{} ({mqtt})", endpoints.mqtt.join(", ")),
+        fleet.as_deref(),
+    );
+    drop(app);
+
+    until_signal().await?;
+    tracing::info!("ending");
+    ended.send_replace(true);
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, all).await.is_err() {
+        tracing::warn!("some tasks were still busy at the end; everything acknowledged is in the store");
+    }
+    Ok(())
+}
+
+type Revoked = Arc<RwLock<HashSet<String>>>;
+
+fn unusable(args: &RunArgs, e: crate::store::StoreError) -> anyhow::Error {
+    match e {
+        crate::store::StoreError::Sqlite { source, .. } => {
+            DataError::Unusable(args.data.clone(), std::io::Error::other(source)).into()
+        }
+        other => other.into(),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(PortTaken { what: "the API", option: "--listen", address }.into())
+        }
+        Err(e) => Err(e).with_context(|| format!("the API cannot listen on {address}")),
+    }
+}
+
+/// Everything that a broker needs, made anew each time that one starts.
+fn start_of(listen: SocketAddr, app: Arc<App>, server: Leaf, revoked: Revoked) -> crate::broker::MakeStart {
+    Box::new(move || {
+        let (probe, leaf) = app.authority.nobody(now())?;
+        Ok(Start {
+            listen,
+            certificate: server.certificate_pem.clone(),
+            key: server.key_pem.clone(),
+            ca: app.authority.certificate_pem.clone(),
+            probe: Probe { name: probe.to_string(), certificate: leaf.certificate_pem, key: leaf.key_pem },
+            revoked: revoked.read().map(|r| r.iter().cloned().collect()).unwrap_or_default(),
+        })
+    })
+}
+
+/// A broker that starts anew has to know what the last one was told. Ends, and with it the broker, when shoald does.
+async fn remember_revocations(
+    mut queue: mpsc::Receiver<crate::broker::Revoke>,
+    relay: mpsc::Sender<crate::broker::Revoke>,
+    revoked: Revoked,
+    mut ending: watch::Receiver<bool>,
+) {
+    loop {
+        let revoke = tokio::select! {
+            revoke = queue.recv() => revoke,
+            _ = ending.changed() => return,
+        };
+        let Some(revoke) = revoke else { return };
+        if let Ok(mut all) = revoked.write() {
+            all.extend(revoke.serials.iter().cloned());
+        }
+        if relay.send(revoke).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// By what names this machine is known.
+struct Names {
+    /// What devices and operators are told.
+    public: Vec<String>,
+    /// What the certificates say.
+    all: Vec<String>,
+}
+
+fn names(given: &[String]) -> Names {
+    let hostname = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let known: Vec<String> = given.iter().map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect();
+    let public = if known.is_empty() { vec![hostname.clone()] } else { known };
+    let mut all = public.clone();
+    for name in [hostname.as_str(), "localhost", "127.0.0.1", "::1"] {
+        if !name.is_empty() && !all.iter().any(|n| n == name) {
+            all.push(name.to_owned());
+        }
+    }
+    Names { public, all }
+}
+
+/// A host as it stands in a URL.
+fn host(name: &str) -> String {
+    if name.contains(':') { format!("[{name}]") } else { name.to_owned() }
+}
+
+async fn until_signal() -> Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Roots, snapshots, documents and tokens.
+
+use super::{Result, Store, digest, int, uint};
+use rusqlite::OptionalExtension as _;
+use shoal_protocol::ids::{Digest, Timestamp};
+
+/// A snapshot to keep.
+#[derive(Debug, Clone)]
+pub(crate) struct SnapshotRow {
+    pub(crate) version: u64,
+    pub(crate) epoch: u64,
+    pub(crate) digest: Digest,
+    pub(crate) envelope: Vec<u8>,
+}
+
+/// A deployment to keep.
+#[derive(Debug, Clone)]
+pub(crate) struct DocumentRow {
+    pub(crate) digest: Digest,
+    pub(crate) name: String,
+    pub(crate) sequence: u64,
+    pub(crate) envelope: Vec<u8>,
+}
+
+/// A token that was used or announced.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenRow {
+    pub(crate) digest: Digest,
+    pub(crate) envelope: Vec<u8>,
+    pub(crate) used: u64,
+}
+
+/// What a compare-and-swap came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Swap {
+    /// The new one is current.
+    Done,
+    /// Another one is current than was expected.
+    Conflict,
+}
+
+impl Store {
+    /// All roots, in order.
+    pub(crate) async fn roots(&self) -> Result<Vec<Vec<u8>>> {
+        self.call("read the roots", |t| {
+            t.prepare("SELECT envelope FROM roots ORDER BY version")?.query_map((), |r| r.get(0))?.collect()
+        })
+        .await
+    }
+
+    /// Keeps a root; false when there is one of this version already.
+    pub(crate) async fn add_root(&self, version: u64, envelope: Vec<u8>) -> Result<bool> {
+        self.call("keep a root", move |t| {
+            let n = t.execute("INSERT OR IGNORE INTO roots VALUES (?1, ?2)", (int(version), envelope))?;
+            Ok(n == 1)
+        })
+        .await
+    }
+
+    /// The current snapshot's envelope.
+    pub(crate) async fn snapshot(&self) -> Result<Option<Vec<u8>>> {
+        self.call("read the snapshot", |t| {
+            t.query_row("SELECT envelope FROM snapshots ORDER BY id DESC LIMIT 1", (), |r| r.get(0))
+                .optional()
+        })
+        .await
+    }
+
+    /// The identity of the snapshot of this version, of any epoch, if it was ever current.
+    pub(crate) async fn snapshot_of_version(&self, version: u64) -> Result<Vec<Digest>> {
+        self.call("read old snapshots", move |t| {
+            t.prepare_cached("SELECT digest FROM snapshots WHERE version = ?1")?
+                .query_map([int(version)], |r| digest(&r.get::<_, Vec<u8>>(0)?))?
+                .collect()
+        })
+        .await
+    }
+
+    /// Makes a snapshot current if `expected` is current now; its documents are kept with it or not at all.
+    pub(crate) async fn swap_snapshot(
+        &self,
+        expected: Option<Digest>,
+        next: SnapshotRow,
+        documents: Vec<DocumentRow>,
+        now: Timestamp,
+    ) -> Result<Swap> {
+        self.call("keep a snapshot", move |t| {
+            let current: Option<Vec<u8>> = t
+                .query_row("SELECT digest FROM snapshots ORDER BY id DESC LIMIT 1", (), |r| r.get(0))
+                .optional()?;
+            if current.as_deref() != expected.as_ref().map(|d| d.0.as_slice()) {
+                return Ok(Swap::Conflict);
+            }
+            for d in documents {
+                t.execute(
+                    "INSERT OR IGNORE INTO documents VALUES (?1, ?2, ?3, ?4, ?5)",
+                    (d.digest.0.as_slice(), d.name, int(d.sequence), d.envelope, int(now.0)),
+                )?;
+            }
+            t.execute(
+                "INSERT INTO snapshots (version, epoch, digest, envelope, stored_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+                (int(next.version), int(next.epoch), next.digest.0.as_slice(), next.envelope, int(now.0)),
+            )?;
+            Ok(Swap::Done)
+        })
+        .await
+    }
+
+    /// A document's exact envelope.
+    pub(crate) async fn document(&self, identity: Digest) -> Result<Option<Vec<u8>>> {
+        self.call("read a document", move |t| {
+            t.query_row("SELECT envelope FROM documents WHERE digest = ?1", [identity.0.as_slice()], |r| {
+                r.get(0)
+            })
+            .optional()
+        })
+        .await
+    }
+
+    /// Keeps a token; one that is there stays as it is.
+    pub(crate) async fn add_token(&self, identity: Digest, envelope: Vec<u8>, now: Timestamp) -> Result<()> {
+        self.call("keep a token", move |t| {
+            t.execute(
+                "INSERT OR IGNORE INTO tokens VALUES (?1, ?2, 0, ?3)",
+                (identity.0.as_slice(), envelope, int(now.0)),
+            )
+            .map(drop)
+        })
+        .await
+    }
+
+    /// All tokens, newest first.
+    pub(crate) async fn tokens(&self) -> Result<Vec<TokenRow>> {
+        self.call("read the tokens", |t| {
+            t.prepare("SELECT digest, envelope, used FROM tokens ORDER BY stored_at DESC, digest LIMIT 1000")?
+                .query_map((), |r| {
+                    let identity: Vec<u8> = r.get(0)?;
+                    Ok(TokenRow { digest: digest(&identity)?, envelope: r.get(1)?, used: uint(r.get(2)?) })
+                })?
+                .collect()
+        })
+        .await
+    }
+}
