@@ -61,7 +61,9 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Doctor { output } => local::doctor(&layout, output.json()),
         #[cfg(feature = "failpoints")]
         Command::Points => {
-            points::ALL.iter().for_each(|p| output::line(p));
+            for point in points::ALL {
+                output::line(point);
+            }
             Ok(())
         }
     }
