@@ -258,7 +258,8 @@ fn from_api(server: &str, what: &str, e: &ApiError) -> CliError {
             Err(_) => CliError::failure(text).code(code),
         },
     };
-    if let Some(hint) = &e.hint {
+    // The controller's advice about a credential is for programmers of clients.
+    if let Some(hint) = e.hint.as_ref().filter(|_| error.kind != Kind::Credential) {
         error = error.hint(hint);
     }
     error
@@ -287,9 +288,7 @@ fn transport(server: &str, e: ureq::Error) -> CliError {
         ),
         _ => (format!("cannot talk to {server}"), "is shoald running, and is this its address?"),
     };
-    let mut error = CliError::unreachable(what).because(e).hint(hint);
-    error.kind = Kind::Unreachable;
-    error
+    CliError::unreachable(what).because(e).hint(hint)
 }
 
 /// Percent-encodes a query value.

@@ -29,7 +29,7 @@ impl Keyring {
         let names = if named.is_empty() { keys::names(home) } else { named.to_vec() };
         if names.is_empty() {
             return Err(CliError::usage("there is no key to sign with")
-                .hint("make one with `shoal keys new NAME` and have it added to the fleet's root, or name one with --key FILE"));
+                .hint("found a fleet with `shoal trust init`; in a fleet that is there, make a key with `shoal keys new NAME` and have it added to the root"));
         }
         let keys = names.iter().map(|n| keys::load(home, n)).collect::<Result<Vec<_>>>()?;
         Ok(Self { keys })

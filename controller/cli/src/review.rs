@@ -236,6 +236,21 @@ pub(crate) fn selector(s: &Selector) -> String {
     if parts.is_empty() { "every device".to_owned() } else { parts.join(", ") }
 }
 
+/// The facts in the order in which one asks: for whom, what runs, in what pod, how it spreads.
+pub(crate) fn in_order(facts: &Facts) -> Vec<(&String, &String)> {
+    let rank = |key: &str| match key.split('.').next() {
+        Some("target") => 0,
+        Some("pod") => 2,
+        Some("requires") => 3,
+        Some("rollout") => 4,
+        Some("logs") => 5,
+        _ => 1,
+    };
+    let mut all: Vec<_> = facts.iter().collect();
+    all.sort_by_key(|(k, _)| rank(k));
+    all
+}
+
 /// The differences, by field.
 pub(crate) fn diff(before: &Facts, after: &Facts) -> Vec<Change> {
     let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();

@@ -71,7 +71,7 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()
             let sequence =
                 items.iter().find(|i| i.deployment.name == draft.name).map(|i| i.deployment.sequence);
             let d = rollout::wait_for(s, &draft.name, sequence, timeout)?;
-            if !args.output.format.is_data() {
+            if !args.output.format.is_data() && d.counts.selected > 0 {
                 output::line(&format!(
                     "{} revision {} is healthy on {} device(s)",
                     draft.name, d.newest.sequence, d.counts.healthy
@@ -207,7 +207,7 @@ fn print_item(item: &Item, plan: &api::Plan) {
         }
     } else {
         output::line(&format!("deployment {}, revision {} (new):", d.name, d.sequence));
-        for (k, v) in &item.new {
+        for (k, v) in review::in_order(&item.new) {
             output::line(&format!("  {k}: {v}"));
         }
     }
