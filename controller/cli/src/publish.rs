@@ -119,6 +119,9 @@ pub(crate) fn next_snapshot(trust: &Trust, changed: &[Entry], issued_at: Timesta
     })
 }
 
+/// How often a change is put on top of what others published meanwhile.
+pub(crate) const ATTEMPTS: usize = 4;
+
 /// A signed document on its way.
 #[derive(Debug, Clone)]
 pub(crate) struct Sealed {

@@ -250,7 +250,7 @@ struct PublishedDeployment {
     digest: String,
 }
 
-/// Signs and publishes. When somebody else was first with other names, verifies theirs and tries once more; when they
+/// Signs and publishes. When somebody else was first with other names, verifies theirs and tries again; when they
 /// changed one of ours, what was reviewed no longer holds.
 fn sign(
     s: &Session,
@@ -261,8 +261,9 @@ fn sign(
     pinned: &BTreeMap<String, Pinned>,
     format: Format,
 ) -> Result<Vec<Item>> {
-    let mut again = false;
+    let mut attempts = 0;
     loop {
+        attempts += 1;
         let mut entries = Vec::new();
         let mut documents: Vec<Sealed> = Vec::new();
         for item in &items {
@@ -277,9 +278,8 @@ fn sign(
                 report(&items, &documents, &accepted, format)?;
                 return Ok(items);
             }
-            Err(e) if publish::is_conflict(&e) && !again => {
-                again = true;
-                output::note("somebody published meanwhile; verifying that and trying once more");
+            Err(e) if publish::is_conflict(&e) && attempts < publish::ATTEMPTS => {
+                output::note("somebody published meanwhile; verifying that and trying again");
                 trust = trust::open(&s.client, &s.home, &s.context, None)?;
                 let taken = items.iter().find(|i| trust.entry(&i.deployment.name) != i.before.as_ref());
                 if let Some(taken) = taken {

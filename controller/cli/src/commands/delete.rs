@@ -13,7 +13,7 @@ pub(super) fn run(s: &Session, command: &Delete) -> Result<()> {
     let ring = Keyring::open(&s.home, &signing.keys)?;
     let mut trust = trust::open(&s.client, &s.home, &s.context, signing.adopt.as_ref())?;
     let mut asked = *yes;
-    for attempt in 1..=2 {
+    for attempt in 1..=publish::ATTEMPTS {
         let entry = trust.entry(name).cloned().filter(|e| e.liveness == Liveness::Live).ok_or_else(|| {
             CliError::usage(format!("no live deployment is called {name}"))
                 .hint("list them with `shoal get deployments`")
@@ -44,8 +44,8 @@ pub(super) fn run(s: &Session, command: &Delete) -> Result<()> {
                 ));
                 return Ok(());
             }
-            Err(e) if publish::is_conflict(&e) && attempt == 1 => {
-                output::note("somebody published meanwhile; verifying that and trying once more");
+            Err(e) if publish::is_conflict(&e) && attempt < publish::ATTEMPTS => {
+                output::note("somebody published meanwhile; verifying that and trying again");
                 trust = trust::open(&s.client, &s.home, &s.context, None)?;
             }
             Err(e) => return Err(e),

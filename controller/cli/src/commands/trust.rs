@@ -232,7 +232,7 @@ fn push(s: &Session) -> Result<()> {
     }
     let known = trust.snapshot().ok_or_else(none)?;
     let mut documents = Vec::new();
-    for entry in &known.document.entries {
+    for entry in known.document.entries.iter().filter(|e| e.liveness == Liveness::Live) {
         for revision in entry.stable.iter().chain([&entry.newest]) {
             let path = trust.document_path(&revision.digest);
             if path.exists() {
