@@ -1,5 +1,7 @@
 //! A fleet with all its keys, and good documents of every kind, for tests.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+pub mod arbitrary;
 
 use shoal_protocol::codec::Value;
 use shoal_protocol::envelope::seal_document;
@@ -319,7 +321,12 @@ impl Fleet {
     /// A new good deployment still applies.
     #[track_caller]
     pub fn still_works(&mut self) {
-        let next = self.state.deployments.get(&name("proof")).and_then(|h| h.highest()).map_or(1, |r| r.sequence + 1);
+        let next = self
+            .state
+            .deployments
+            .get(&name("proof"))
+            .and_then(shoal_protocol::verify::History::highest)
+            .map_or(1, |r| r.sequence + 1);
         let d = Deployment { epoch: self.epoch(), ..self.deployment("proof", next) };
         self.publish(&d).expect("a good document after a bad one applies");
     }
@@ -380,7 +387,10 @@ pub mod full {
         root.revoked = vec![Revocation { key: key(seed::STRANGER).public(), disposition: Disposition::Stop }];
         root.ext = [
             (Value::Unsigned(7), Value::Negative(0)),
-            (Value::Text("note".into()), Value::Array(vec![Value::Bool(true), Value::Bytes(Bytes(vec![1, 2]))])),
+            (
+                Value::Text("note".into()),
+                Value::Array(vec![Value::Bool(true), Value::Bytes(Bytes(vec![1, 2]))]),
+            ),
         ]
         .into_iter()
         .collect();
@@ -467,9 +477,18 @@ pub mod full {
                 resources: resources(),
                 hostname: Some("app-1".into()),
                 volumes: vec![
-                    Volume { name: name("data"), source: VolumeSource::EmptyDir { size_limit: Some(1 << 20) } },
-                    Volume { name: name("host"), source: VolumeSource::HostPath { path: "/srv/shoal".into() } },
-                    Volume { name: name("keep"), source: VolumeSource::Persistent { size_limit: Some(1 << 20) } },
+                    Volume {
+                        name: name("data"),
+                        source: VolumeSource::EmptyDir { size_limit: Some(1 << 20) },
+                    },
+                    Volume {
+                        name: name("host"),
+                        source: VolumeSource::HostPath { path: "/srv/shoal".into() },
+                    },
+                    Volume {
+                        name: name("keep"),
+                        source: VolumeSource::Persistent { size_limit: Some(1 << 20) },
+                    },
                 ],
                 labels: labels(),
                 annotations: [("owner", "ops")].into_iter().collect(),
@@ -614,11 +633,7 @@ pub mod full {
 
     pub fn enroll(fleet: &Fleet) -> (EnrollRequest, EnrollResponse) {
         (
-            EnrollRequest {
-                token: Bytes(vec![1]),
-                record: Bytes(vec![2]),
-                csr: Bytes(vec![3]),
-            },
+            EnrollRequest { token: Bytes(vec![1]), record: Bytes(vec![2]), csr: Bytes(vec![3]) },
             EnrollResponse {
                 device: fleet.record(1).device,
                 certificates: vec![Bytes(vec![4])],
