@@ -86,8 +86,9 @@ pub(crate) fn run(path: &Path, layout: &Layout, name: Option<&str>, json: bool) 
     let mut root_admit =
         RootAdmitClient::connect(layout).context("cannot reach admission's root-only socket")?;
     let roots = join.roots.iter().map(|r| r.0.clone()).collect();
-    let keys =
-        root_admit.enroll(roots, join.token.0.clone()).context("admission did not take the join file")?;
+    let keys = root_admit
+        .enroll(roots, join.token.0.clone())
+        .with_context(|| format!("admission did not take the join file {}", path.display()))?;
     drop(root_admit);
     points::hit(points::ENROLL_ADMITTED);
     privilege::become_agent(layout)?;

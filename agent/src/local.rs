@@ -7,9 +7,10 @@ use crate::store::Store;
 use crate::{doctor, lock, output, privilege};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use shoal_agent_core::record::cause_code;
 use shoal_ipc::{GuardStatus, Layout, SuperviseClient};
-use shoal_protocol::ids::{Digest, Timestamp};
-use shoal_protocol::latest::{ContainerStatus, Phase, PodStatus};
+use shoal_protocol::ids::Digest;
+use shoal_protocol::latest::{Cause, ContainerStatus, Phase, PodStatus};
 use shoal_runtime::logs::{Follower, LogLine, tail};
 use shoal_runtime::{Guard, RuntimeService};
 use std::path::PathBuf;
@@ -59,42 +60,73 @@ fn next_command(pod: &PodStatus) -> Option<String> {
     }
 }
 
+/// A phase in the words of every `--output json`.
+fn phase_code(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "pending",
+        Phase::Pulling => "pulling",
+        Phase::Compiling => "compiling",
+        Phase::Staged => "staged",
+        Phase::Running => "running",
+        Phase::Healthy => "healthy",
+        Phase::Succeeded => "succeeded",
+        Phase::Failed => "failed",
+        Phase::CrashLoop => "crash_loop",
+        Phase::Stopping => "stopping",
+        Phase::Stopped => "stopped",
+    }
+}
+
 fn pod_json(pod: &PodStatus) -> Value {
     json!({
-        "name": pod.name.as_str(),
-        "sequence": pod.revision.sequence,
-        "digest": pod.revision.digest.to_string(),
-        "phase": phase(pod.phase),
-        "since": output::time(pod.since.0),
+        "deployment": pod.name.as_str(),
+        "revision": { "sequence": pod.revision.sequence, "digest": pod.revision.digest.to_string() },
+        "phase": phase_code(pod.phase),
+        "since": pod.since.0,
         "reason": pod.reason,
         "message": pod.message,
-        "deadline": pod.deadline.map(|t| output::time(t.0)),
+        "deadline": pod.deadline.map(|t| t.0),
         "next": next_command(pod),
         "containers": pod.containers.iter().map(container_json).collect::<Vec<_>>(),
     })
 }
 
+fn cause_json(cause: &Cause) -> Value {
+    let named = match cause {
+        Cause::Exited { .. } => "exited",
+        Cause::Refused { .. } => "refused",
+        other => cause_code(other),
+    };
+    let mut value = json!({ "cause": named });
+    match cause {
+        Cause::Exited { code } => value["code"] = json!(code),
+        Cause::Trap { message } => value["message"] = json!(message),
+        Cause::Signal { number } => value["number"] = json!(number),
+        Cause::Refused { code } => value["code"] = json!(code),
+        _ => {}
+    }
+    value
+}
+
 fn container_json(c: &ContainerStatus) -> Value {
-    let time = |t: Option<Timestamp>| t.map(|t| output::time(t.0));
     json!({
         "name": c.name.as_str(),
         "attempt": c.attempt,
         "running": c.running,
-        "startedAt": time(c.started_at),
-        "finishedAt": time(c.finished_at),
-        "lastEnd": c.last_end.as_ref().map(shoal_agent_core::record::cause_code),
-        "exitCode": match &c.last_end { Some(shoal_protocol::latest::Cause::Exited { code }) => Some(*code), _ => None },
+        "started_at": c.started_at.map(|t| t.0),
+        "finished_at": c.finished_at.map(|t| t.0),
+        "last_end": c.last_end.as_ref().map(cause_json),
         "memory": c.memory,
-        "memoryPeak": c.memory_peak,
-        "memoryLimit": c.memory_limit,
-        "cpuUsageMicros": c.cpu_usage,
-        "cpuThrottledMicros": c.cpu_throttled,
-        "cpuQuotaMicros": c.cpu_quota,
-        "cpuPeriodMicros": c.cpu_period,
-        "stderrTail": c.stderr_tail,
-        "droppedLines": c.dropped_lines,
+        "memory_peak": c.memory_peak,
+        "memory_limit": c.memory_limit,
+        "cpu_usage": c.cpu_usage,
+        "cpu_throttled": c.cpu_throttled,
+        "cpu_quota": c.cpu_quota,
+        "cpu_period": c.cpu_period,
+        "stderr_tail": c.stderr_tail,
+        "dropped_lines": c.dropped_lines,
         "compiled": c.compiled.as_ref().map(|k| json!({
-            "engine": k.engine, "millis": k.millis, "moduleSize": k.module_size, "codeSize": k.code_size, "cacheHit": k.cache_hit,
+            "engine": k.engine, "millis": k.millis, "module_size": k.module_size, "code_size": k.code_size, "cache_hit": k.cache_hit,
         })),
     })
 }
@@ -107,14 +139,15 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
     let device = files.load_key()?.map(|k| k.device().to_string());
     let enrolled = !files.load_certificates()?.is_empty() && world.trust.device.is_some();
     let name = files.load_name()?;
+    let outbox = Store::read_outbox_len(&layout.agent_db())?;
     let pods = world.statuses();
     let trust = &world.trust;
     if as_json {
         output::json(&json!({
-            "device": device, "name": name, "fleet": trust.fleet, "enrolled": enrolled, "agentPid": agent,
-            "rootVersion": trust.root_version,
+            "device": device, "name": name, "fleet": trust.fleet, "enrolled": enrolled, "agent_pid": agent,
+            "outbox": outbox, "root_version": trust.root_version,
             "snapshot": trust.snapshot.as_ref().map(|s| json!({
-                "version": s.version, "digest": s.digest.to_string(), "notAfter": output::time(s.not_after),
+                "version": s.version, "digest": s.digest.to_string(), "not_after": s.not_after,
             })),
             "labels": trust.device.as_ref().map(|d| d.labels.chunks(2).map(|l| l.join("=")).collect::<Vec<_>>()),
             "conditions": trust.conditions,
@@ -123,11 +156,11 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
             "cgroups": world.features.cgroup,
             "missing": world.features.missing,
             "guard": own.as_ref().map(|g| json!({
-                "admitPid": g.admit_pid, "logPid": g.log_pid, "tickets": g.tickets, "containers": g.containers,
-                "notAdmitted": g.not_admitted,
+                "admit_pid": g.admit_pid, "log_pid": g.log_pid, "tickets": g.tickets, "containers": g.containers,
+                "not_admitted": g.not_admitted,
             })),
             "refusals": trust.refusals.iter().map(|r| json!({
-                "code": r.code, "count": r.count, "last": r.last, "lastAt": output::time(r.last_at),
+                "code": r.code, "count": r.count, "last": r.last, "last_at": r.last_at,
             })).collect::<Vec<_>>(),
             "deployments": pods.iter().map(pod_json).collect::<Vec<_>>(),
         }));
@@ -142,6 +175,7 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
         &agent.map_or("not running: shoal-agent run".to_owned(), |pid| format!("running, process {pid}")),
     );
     let snapshot = trust.snapshot.as_ref().map_or("none".to_owned(), |s| s.version.to_string());
+    show("outbox", &format!("{outbox} reports wait for the controller"));
     show("trust", &format!("root {}, snapshot {snapshot}", trust.root_version));
     let f = &world.features;
     let walls = if f.unconfined { "UNCONFINED" } else { "confined" };
@@ -198,7 +232,8 @@ pub(crate) fn ps(layout: &Layout, all: bool, as_json: bool) -> Result<()> {
         let list = rows.iter().map(|(p, c)| {
             let mut value = container_json(c);
             value["deployment"] = json!(p.name.as_str());
-            value["sequence"] = json!(p.revision.sequence);
+            value["revision"] =
+                json!({ "sequence": p.revision.sequence, "digest": p.revision.digest.to_string() });
             value["pid"] = json!(pid(&world, &p.revision.digest, c));
             value
         });
@@ -209,11 +244,7 @@ pub(crate) fn ps(layout: &Layout, all: bool, as_json: bool) -> Result<()> {
         ["DEPLOYMENT", "CONTAINER", "SEQ", "ATTEMPT", "STATE", "PID", "MEMORY", "LIMIT", "CPU", "QUOTA"];
     let mut table = vec![heads.map(ToOwned::to_owned).to_vec()];
     for (p, c) in rows {
-        let state = if c.running {
-            "running"
-        } else {
-            c.last_end.as_ref().map_or("created", shoal_agent_core::record::cause_code)
-        };
+        let state = if c.running { "running" } else { c.last_end.as_ref().map_or("created", cause_code) };
         let quota = c.cpu_quota.map(|q| format!("{}%", q * 100 / c.cpu_period.unwrap_or(100_000).max(1)));
         table.push(vec![
             p.name.to_string(),

@@ -77,17 +77,23 @@ impl Store {
 
     /// The records of another process's database, without touching it.
     pub(crate) fn read_records(path: &Path) -> Result<Vec<(Digest, Record)>> {
+        Self::look(path)?.map_or(Ok(Vec::new()), |s| s.records())
+    }
+
+    /// How many reports wait in another process's database.
+    pub(crate) fn read_outbox_len(path: &Path) -> Result<u64> {
+        Self::look(path)?.map_or(Ok(0), |s| s.outbox_len(u64::MAX))
+    }
+
+    fn look(path: &Path) -> Result<Option<Self>> {
         if !path.exists() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let what = || format!("cannot read the agent's database {}", path.display());
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).with_context(what)?;
         db.busy_timeout(Duration::from_secs(5)).with_context(what)?;
         let version: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0)).with_context(what)?;
-        if version == 0 {
-            return Ok(Vec::new());
-        }
-        Self { db, counter: 0, reserved: 0 }.records()
+        Ok((version == SCHEMA).then_some(Self { db, counter: 0, reserved: 0 }))
     }
 
     fn value(&self, name: &str) -> Result<u64> {

@@ -17,10 +17,10 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Bytes that a pull leaves free at least.
+/// Bytes that a pull leaves free, at most.
 const RESERVE: u64 = 32 << 20;
-/// And at least this part of the file system.
-const RESERVE_PART: u64 = 50;
+/// Of a small file system it is this part.
+const RESERVE_PART: u64 = 20;
 /// Half-fetched blobs older than this are dropped when space is needed.
 const PARTIAL_AGE: Duration = Duration::from_hours(24);
 
@@ -199,7 +199,7 @@ impl ImageService {
 
     fn make_room(&self, bytes: u64, keep: &BTreeSet<Digest>) -> Result<()> {
         let space = self.image_fs_info()?;
-        let needed = bytes.saturating_add(RESERVE.max(space.total_bytes / RESERVE_PART));
+        let needed = bytes.saturating_add(RESERVE.min(space.total_bytes / RESERVE_PART));
         if space.free_bytes >= needed {
             return Ok(());
         }

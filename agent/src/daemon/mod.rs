@@ -369,7 +369,9 @@ impl Daemon {
             GuardEvent::Said(Event::Compiled { module, info }) => {
                 let module = Digest(module.0);
                 tracing::info!(%module, millis = info.millis, cache_hit = info.cache_hit, "compiled");
-                self.unblock(module);
+                for pod in self.compiling(module) {
+                    self.world.note_compiled(pod, module, &info);
+                }
             }
             GuardEvent::Said(Event::CompileFailed { module, code, detail }) => {
                 self.compile_failed(Digest(module.0), &code, &detail);
@@ -382,15 +384,6 @@ impl Daemon {
             }
             // Only wakes: the plan and the rollup see it by the clock.
             GuardEvent::Said(Event::Healthy { .. }) => {}
-        }
-    }
-
-    /// The next plan asks supervise again how far the revisions with this module are.
-    fn unblock(&mut self, module: Digest) {
-        for pod in self.compiling(module) {
-            if let Some(observed) = self.world.observed.pods.get_mut(&pod) {
-                observed.activity = Activity::Idle;
-            }
         }
     }
 

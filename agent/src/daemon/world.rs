@@ -292,11 +292,25 @@ impl World {
             else {
                 continue;
             };
-            // The first answer is the one that cost something; later ones are hits in the cache.
+            // What was there before it was asked for is a hit in the cache.
             if record.compiled.is_none() {
+                record.compiled = Some(Compiled { cache_hit: true, millis: 0, ..compiled(info) });
+            }
+        }
+    }
+
+    /// A module was compiled for this revision.
+    pub(crate) fn note_compiled(&mut self, pod: Digest, module: Digest, info: &shoal_ipc::CompiledInfo) {
+        let Some(d) = self.desired.iter().find(|d| d.revision.digest == pod) else { return };
+        let Some(observed) = self.observed.pods.get_mut(&pod) else { return };
+        // The next plan asks how far the revision is.
+        observed.activity = Activity::Idle;
+        for spec in d.deployment.template.containers.iter().filter(|c| c.image.module.digest == module) {
+            if let Some(record) = observed.record.container_mut(&spec.name) {
                 record.compiled = Some(compiled(info));
             }
         }
+        self.dirty.insert(pod);
     }
 
     /// The status of everything that is worth telling, by name and newest first.
