@@ -1,6 +1,7 @@
 //! Rollouts move here: whenever something was heard, decide, keep, then send.
 
 use crate::app::{App, now};
+use crate::broker::Revoke;
 use crate::fleet::RESYNC;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub(crate) async fn run(app: Arc<App>) {
             () = app.wake.notified() => {}
             _ = resync.tick() => {
                 keep_seen(&app).await;
+                ask_mutes(&app).await;
                 let mut fleet = app.fleet();
                 let all: Vec<_> = fleet.entries().map(|e| e.name.clone()).collect();
                 fleet.dirty.extend(all);
@@ -53,6 +55,15 @@ async fn advance(app: &App) {
     }
     for device in devices {
         app.bring_up_to_date(&device, false).await;
+    }
+}
+
+/// Ends the connections of devices whose hello was lost; they come back and say it again.
+async fn ask_mutes(app: &App) {
+    let mutes = app.fleet().mutes();
+    for device in mutes {
+        tracing::info!("device {device} is connected and said nothing; its connection is ended");
+        let _ = app.revocations.send(Revoke { client: device.to_string(), serials: Vec::new() }).await;
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Device {
     pub(crate) said: Option<Holds>,
     /// The highest order counter that it said it accepted.
     pub(crate) order_counter: u64,
+    /// Whether it was connected without a word at the last look.
+    pub(crate) mute: bool,
     /// Whether `last_seen` is newer than in the store.
     pub(crate) seen: bool,
 }
@@ -69,6 +71,7 @@ impl Device {
             holds: None,
             said: None,
             order_counter: 0,
+            mute: false,
             seen: false,
         }
     }
@@ -283,6 +286,19 @@ impl Fleet {
     /// Devices whose signed labels match.
     pub(crate) fn matching(&self, selector: &Selector) -> impl Iterator<Item = &Device> {
         self.devices.values().filter(|d| selector.matches(&d.file.record.labels))
+    }
+
+    /// Who is connected and has not said hello since the last look: its hello came while shoald had no ear for it.
+    pub(crate) fn mutes(&mut self) -> Vec<DeviceId> {
+        let mut found = Vec::new();
+        for (id, device) in &mut self.devices {
+            let mute = device.connections > 0 && device.holds.is_none();
+            if mute && device.mute {
+                found.push(id.clone());
+            }
+            device.mute = mute && !device.mute;
+        }
+        found
     }
 
     /// Who is connected.

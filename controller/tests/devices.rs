@@ -37,6 +37,9 @@ async fn b1_a_device_reaches_only_its_own_branch_and_the_other_is_undisturbed() 
     let foreign = Device::enroll(&mallory, &elsewhere, &[]).await;
     let with_foreign = b.options(foreign.id().as_str(), Some(&foreign.certificate));
     assert!(Connection::open(with_foreign).await.is_none(), "another CA");
+    // B6: the right CA and name, but past its time.
+    let stale = b.expired_certificate(&shoald);
+    assert!(Connection::open(b.options(b.id().as_str(), Some(&stale))).await.is_none(), "expired");
     // A last will bypasses the publish hook.
     let own = || a.options(a.id().as_str(), Some(&a.certificate));
     assert!(
@@ -74,10 +77,32 @@ async fn b1_a_device_reaches_only_its_own_branch_and_the_other_is_undisturbed() 
     }
     assert!(c.publish(&a.topic(Topic::Heartbeat), codec::encode(&wire::Heartbeat { uptime: 1 })).await);
     // B heard nothing of all that, and still works.
-    assert!(undisturbed.publish(&b.topic(Topic::Hello), codec::encode(&b.hello())).await);
+    assert!(undisturbed.publish(&b.topic(Topic::Hello), codec::encode(&Device::hello())).await);
     let (topic, _) = undisturbed.next(common::PATIENCE).await.unwrap();
     assert_eq!(topic, b.topic(Topic::Document), "its record, and nothing before it");
     http.wait(&format!("/v1/devices/{}", b.id()), "b online", |d| d["state"] == "online").await;
+}
+
+#[tokio::test]
+async fn b2_retained_and_oversized_messages_stop_nobody_but_their_sender() {
+    let (shoald, http, operator) = fleet().await;
+    let device = Device::enroll(&shoald, &operator, &[]).await;
+    let mut c = device.connect().await;
+    let topic = device.topic(Topic::Report);
+    let _ =
+        c.client.publish(&topic, rumqttc::v5::mqttbytes::QoS::AtLeastOnce, true, b"poison".to_vec()).await;
+    // The broker keeps nothing: whether it answers or ends the connection is its choice.
+    let _ = c.next(Duration::from_millis(300)).await;
+    let mut c = device.connect().await;
+    let huge = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+    let _ = c.client.publish(&topic, huge, false, vec![0; (1 << 20) + 1]).await;
+    let _ = c.next(Duration::from_millis(300)).await;
+    let mut c = device.connect().await;
+    // Within the packet limit, above the report's: dropped, and what comes after it is heard.
+    c.publish(&topic, vec![0; (256 << 10) + 1]).await;
+    c.publish(&topic, device.report(1, None, Vec::new())).await;
+    assert_eq!(c.ack(&device).await, 1);
+    http.wait(&format!("/v1/devices/{}", device.id()), "the report", |d| d["report_counter"] == 1).await;
 }
 
 #[tokio::test]
@@ -87,7 +112,7 @@ async fn a_device_gets_what_differs_and_its_signed_facts_complete_the_rollout() 
     operator.apply(&http, &[operator.deployment("app", 1, &[("site", "here")])]).await;
     let entry = operator.entries[0].clone();
     let mut c = device.connect().await;
-    c.publish(&device.topic(Topic::Hello), codec::encode(&device.hello())).await;
+    c.publish(&device.topic(Topic::Hello), codec::encode(&Device::hello())).await;
     let kinds = |bytes: &[u8]| Envelope::parse(bytes).unwrap().kind().unwrap();
     let (_, record) = c.next(common::PATIENCE).await.unwrap();
     assert_eq!(kinds(&record), wire::Kind::Device);
@@ -134,7 +159,7 @@ async fn waves_open_one_after_the_other() {
     let mut connections = Vec::new();
     for device in &devices {
         let mut c = device.connect().await;
-        c.publish(&device.topic(Topic::Hello), codec::encode(&device.hello())).await;
+        c.publish(&device.topic(Topic::Hello), codec::encode(&Device::hello())).await;
         c.next_on(device, Topic::Document).await;
         connections.push(c);
     }
@@ -175,7 +200,7 @@ async fn b3_reports_are_stored_before_they_are_acknowledged_and_duplicates_are_d
     let (_, before) = http.get(&path).await;
     assert_eq!(before["report_counter"], 7, "what was acknowledged is there: {before:#}");
     let mut c = device.connect().await;
-    c.publish(&device.topic(Topic::Hello), codec::encode(&device.hello())).await;
+    c.publish(&device.topic(Topic::Hello), codec::encode(&Device::hello())).await;
     assert_eq!(c.ack(&device).await, 7, "a lost acknowledgement comes with the hello");
     c.publish(&device.topic(Topic::Report), device.report(1025, None, Vec::new())).await;
     assert_eq!(c.ack(&device).await, 1025, "gaps are allowed");
@@ -276,7 +301,7 @@ async fn s23_orders_are_signed_by_the_online_key_counted_and_wait_for_the_device
     assert_eq!((status, &body["code"]), (400, &json!("invalid_request")));
 
     let mut c = device.connect().await;
-    c.publish(&device.topic(Topic::Hello), codec::encode(&device.hello())).await;
+    c.publish(&device.topic(Topic::Hello), codec::encode(&Device::hello())).await;
     let envelope = c.next_on(&device, Topic::Order).await;
     let (_, trust) = http.get("/v1/trust").await;
     let online: api::PublicKey = serde_json::from_value(trust["controller"]["online"].clone()).unwrap();
@@ -287,7 +312,7 @@ async fn s23_orders_are_signed_by_the_online_key_counted_and_wait_for_the_device
     assert_eq!((order.counter, &order.device), (1, device.id()));
     assert!(order.not_after <= now().plus(3600));
     // A device that says that it took it is not asked again; the next counter is above what it has seen.
-    let hello = wire::Hello { order_counter: 5, ..device.hello() };
+    let hello = wire::Hello { order_counter: 5, ..Device::hello() };
     c.publish(&device.topic(Topic::Hello), codec::encode(&hello)).await;
     c.next_on(&device, Topic::Document).await;
     let (_, body) = http.post(&path, &restart).await;
@@ -308,7 +333,7 @@ async fn logs_are_asked_by_order_and_stream_line_by_line() {
     assert_eq!((status, &body["code"]), (409, &json!("device_offline")));
 
     let mut c = device.connect().await;
-    c.publish(&device.topic(Topic::Hello), codec::encode(&device.hello())).await;
+    c.publish(&device.topic(Topic::Hello), codec::encode(&Device::hello())).await;
     http.wait(&format!("/v1/devices/{}", device.id()), "the device", |d| d["state"] == "online").await;
     c.next_on(&device, Topic::Snapshot).await;
     let answer = async {
@@ -342,7 +367,7 @@ async fn s21_a_signed_relabel_changes_what_selects_a_device() {
     let device = Device::enroll(&shoald, &operator, &[("site", "here")]).await;
     operator.apply(&http, &[operator.deployment("app", 1, &[("site", "there")])]).await;
     let mut c = device.connect().await;
-    c.publish(&device.topic(Topic::Hello), codec::encode(&device.hello())).await;
+    c.publish(&device.topic(Topic::Hello), codec::encode(&Device::hello())).await;
     c.next_on(&device, Topic::Snapshot).await;
     let path = format!("/v1/devices/{}/record", device.id());
     let record = |sequence| {

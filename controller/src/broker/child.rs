@@ -81,7 +81,8 @@ async fn serve() -> Result<()> {
     };
     let (events, outbox) = mpsc::channel(EVENTS);
     let writer = tokio::spawn(write_events(outbox));
-    let gate = Arc::new(Gate { revoked: RwLock::new(start.revoked.iter().cloned().collect()), events });
+    let revoked = RwLock::new(start.revoked.iter().cloned().collect());
+    let gate = Arc::new(Gate { revoked, events, probe: start.probe.name.clone() });
     let scx = match open(&start, &gate).await {
         Ok(scx) => scx,
         Err((code, e)) => {
@@ -225,9 +226,19 @@ async fn kick(scx: &ServerContext, client: &str) {
 struct Gate {
     revoked: RwLock<HashSet<String>>,
     events: mpsc::Sender<Event>,
+    /// Who tries at the start what nobody may; that it is denied is no news.
+    probe: String,
 }
 
 impl Gate {
+    fn denied(&self, client: &str, what: std::fmt::Arguments<'_>) {
+        if client == self.probe {
+            tracing::debug!("{client} {what}");
+        } else {
+            tracing::info!("{client} {what}");
+        }
+    }
+
     /// Why a client may not connect.
     fn refusal(&self, info: &ConnectInfo) -> Option<&'static str> {
         let ConnectInfo::V5(id, _) = info else { return Some("not MQTT 5") };
@@ -263,7 +274,11 @@ impl Handler for Hooks {
                 let result = match self.0.refusal(info) {
                     None => AuthResult::Allow(false, None),
                     Some(why) => {
-                        tracing::info!("refused {:?}: {why}", info.id());
+                        let id = info.id();
+                        let name = info.cert().and_then(|c| c.common_name.as_deref()).unwrap_or("a client");
+                        let at = id.remote_addr;
+                        self.0
+                            .denied(name, format_args!("at {at:?} was refused as {:?}: {why}", id.client_id));
                         AuthResult::NotAuthorized
                     }
                 };
@@ -274,7 +289,7 @@ impl Handler for Hooks {
                 HookResult::SubscribeAclResult(if Topic::may_subscribe(client, filter) {
                     SubscribeAclResult::new_success(subscribe.opts.qos(), None)
                 } else {
-                    tracing::info!("{client} may not subscribe to {filter:?}");
+                    self.0.denied(client, format_args!("may not subscribe to {filter:?}"));
                     SubscribeAclResult::new_failure(SubscribeAckReason::NotAuthorized)
                 })
             }
@@ -283,7 +298,7 @@ impl Handler for Hooks {
                 HookResult::PublishAclResult(if Topic::may_publish(client, topic) {
                     PublishAclResult::allow()
                 } else {
-                    tracing::info!("{client} may not publish to {topic:?}");
+                    self.0.denied(client, format_args!("may not publish to {topic:?}"));
                     PublishAclResult::rejected(false, None)
                 })
             }

@@ -39,7 +39,7 @@ pub(crate) enum BrokerError {
     },
 }
 
-/// What to revoke.
+/// Whose connection to end, and which certificates count no longer.
 #[derive(Debug, Clone)]
 pub(crate) struct Revoke {
     pub(crate) client: String,

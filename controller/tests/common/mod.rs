@@ -531,7 +531,24 @@ impl Device {
         connection
     }
 
-    pub(crate) fn hello(&self) -> wire::Hello {
+    /// A certificate as the controller's CA would have issued it years ago.
+    pub(crate) fn expired_certificate(&self, shoald: &Shoald) -> Certificate {
+        let identity = std::fs::read(shoald.data().join("identity.json")).unwrap();
+        let identity: Value = serde_json::from_slice(&identity).unwrap();
+        let key = rcgen::KeyPair::from_pem(identity["ca_key"].as_str().unwrap()).unwrap();
+        let ca = identity["ca_certificate"].as_str().unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(ca, key).unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, self.id().as_str());
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(2021, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2022, 1, 1);
+        let certificate = params.signed_by(&self.identity.pair, &issuer).unwrap();
+        self.identity.certificate(certificate.der().to_vec())
+    }
+
+    pub(crate) fn hello() -> wire::Hello {
         wire::Hello {
             root_version: 1,
             system: system(),
