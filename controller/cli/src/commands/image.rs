@@ -9,7 +9,7 @@ use crate::manifest::quantity::show_bytes;
 use crate::output::{self, Cell, Format};
 use serde::Serialize;
 use shoal_controller_core::api;
-use shoal_image::registry::{Access, Auth, Progress, Registry};
+use shoal_image::registry::{self, Access, Progress, Registry, RegistryAuth};
 use shoal_image::{ModuleFacts, Overrides, Reference, Store};
 use shoal_protocol::ids::Digest;
 use std::io::Read as _;
@@ -163,22 +163,22 @@ fn pull(store: &Store, args: &ImageImport, name: Option<Reference>) -> Result<Na
 }
 
 /// The operator's credentials for a registry: from the environment, or where docker and podman keep them.
-fn credentials(host: &str) -> Result<Auth> {
+fn credentials(host: &str) -> Result<RegistryAuth> {
     let var = |name: &str| std::env::var(name).ok();
     if let (Some(user), Some(password)) = (var("SHOAL_REGISTRY_USER"), var("SHOAL_REGISTRY_PASSWORD")) {
-        return Ok(Auth::Basic { user, password });
+        return Ok(RegistryAuth::Basic(user, password));
     }
     let docker = var("DOCKER_CONFIG").or_else(|| var("HOME").map(|h| format!("{h}/.docker")));
     let podman = var("REGISTRY_AUTH_FILE")
         .or_else(|| var("XDG_RUNTIME_DIR").map(|d| format!("{d}/containers/auth.json")));
     for path in [docker.map(|d| format!("{d}/config.json")), podman].into_iter().flatten() {
         let Ok(json) = std::fs::read(&path) else { continue };
-        let auth = Auth::from_docker_config(&json, host).map_err(|e| image_error(&path, e))?;
-        if auth != Auth::Anonymous {
+        let auth = registry::credentials(&json, host).map_err(|e| image_error(&path, e))?;
+        if auth != RegistryAuth::Anonymous {
             return Ok(auth);
         }
     }
-    Ok(Auth::Anonymous)
+    Ok(RegistryAuth::Anonymous)
 }
 
 #[derive(Serialize)]
