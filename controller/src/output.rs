@@ -35,5 +35,5 @@ pub(crate) fn ready(api: &str, mqtt: &str, fleet: Option<&str>) {
 /// An error with its causes, once, and what to do.
 #[allow(clippy::print_stderr, reason = "the one place that talks to people")]
 pub(crate) fn failed(error: &anyhow::Error) {
-    eprintln!("shoald: {error:#}");
+    eprintln!("error: {error:#}");
 }

@@ -142,7 +142,9 @@ pub(super) fn check_form(deployment: &Deployment) -> Result<(), Refusal> {
     form.need(pod.volumes.len() <= MAX_VOLUMES, || "a pod has at most 64 volumes".into())?;
     form.need(all_distinct(pod.volumes.iter().map(|v| &v.name)), || "two volumes share a name".into())?;
     form.need(pod.termination_grace <= MAX_GRACE, || "the grace to end is at most a day".into())?;
-    form.need(pod.hostname.as_deref().is_none_or(is_hostname), || "the host name is no DNS label".into())?;
+    form.need(pod.hostname.as_deref().is_none_or(is_hostname), || {
+        "the host name is not of letters, digits, -, _ and dots".into()
+    })?;
     for volume in &pod.volumes {
         let sound = match &volume.source {
             VolumeSource::HostPath { path } => is_path(path),
@@ -281,7 +283,7 @@ fn is_hostname(name: &str) -> bool {
     name.len() <= 63
         && edge(name.bytes().next())
         && edge(name.bytes().last())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 fn check_target(form: &Form<'_>, target: &Target) -> Result<(), Refusal> {
