@@ -2,6 +2,7 @@
 //!
 //! Links no engine, opens no network. Each process does one verb of this table and nothing else.
 
+mod admit;
 mod clock;
 mod log;
 mod say;
@@ -41,16 +42,19 @@ struct Args {
     verb: String,
     root: PathBuf,
     agent: Option<u32>,
+    engine: String,
 }
 
 fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Args> {
-    let mut parsed = Args { verb: String::new(), root: PathBuf::from("/"), agent: None };
+    let mut parsed =
+        Args { verb: String::new(), root: PathBuf::from("/"), agent: None, engine: String::new() };
     let mut args = args;
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--root" => parsed.root = value()?.into(),
             "--agent" => parsed.agent = Some(value()?.parse().context("--agent needs a uid")?),
+            "--engine" => parsed.engine = value()?,
             "-h" | "--help" => parsed.verb = "help".into(),
             "-V" | "--version" => parsed.verb = "version".into(),
             verb if parsed.verb.is_empty() && !verb.starts_with('-') => parsed.verb = verb.into(),
@@ -74,6 +78,11 @@ fn run() -> anyhow::Result<()> {
         "supervise" => {
             say::name("supervise");
             supervise::run(layout()?)?;
+        }
+        "admit" => {
+            say::name("admit");
+            let agent = args.agent.context("admit is started by supervise only")?;
+            admit::run(&Layout::new(args.root), admit::Settings { agent, engine: args.engine })?;
         }
         "log" => {
             say::name("log");

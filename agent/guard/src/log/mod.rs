@@ -262,8 +262,3 @@ mod tests {
         }
     }
 }
-
-/// When drops are told next.
-fn tell_after(last: Option<Instant>) -> Instant {
-    last.map_or_else(Instant::now, |t| t + TELL)
-}

@@ -1,8 +1,8 @@
 //! A container's two streams on their way into one file: split into lines, bounded in rate, drops counted.
 
+use super::TELL;
 use super::cri::{line, rfc3339};
 use super::file::LogFile;
-use super::tell_after;
 use rustix::io::{Errno, ioctl_fionbio, read};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -74,7 +74,8 @@ pub(super) struct Stream {
     tail: Vec<u8>,
     dropped: u64,
     told: u64,
-    last_told: Option<Instant>,
+    /// Drops are told at this time at the earliest.
+    tell_at: Instant,
 }
 
 impl Stream {
@@ -84,7 +85,7 @@ impl Stream {
         let half = |fd| Half { fd: Some(fd), partial: Vec::new() };
         let bucket = Bucket { bytes: BURST, at: Instant::now() };
         let (out, err) = (half(out), half(err));
-        Ok(Self { file, out, err, bucket, tail: Vec::new(), dropped: 0, told: 0, last_told: None })
+        Ok(Self { file, out, err, bucket, tail: Vec::new(), dropped: 0, told: 0, tell_at: Instant::now() })
     }
 
     /// What is still open.
@@ -185,7 +186,7 @@ impl Stream {
 
     /// When drops are told next, if there are some to tell.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        (self.dropped > self.told).then(|| tell_after(self.last_told))
+        (self.dropped > self.told).then_some(self.tell_at)
     }
 
     /// Drops so far, if it is time to tell.
@@ -195,7 +196,7 @@ impl Stream {
             return None;
         }
         self.told = self.dropped;
-        self.last_told = Some(now);
+        self.tell_at = now + TELL;
         Some(self.dropped)
     }
 

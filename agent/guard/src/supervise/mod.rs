@@ -186,12 +186,15 @@ impl Supervise {
             all
         };
         let agent = uids.map_or(rustix::process::geteuid().as_raw(), |u| u.agent);
-        let admit_args = args(vec!["--agent".into(), agent.to_string()]);
+        let runner = Runner::find();
+        let engine = if runner.is_there() { runner.ask_engine() } else { Engine::default() };
+        let admit_args =
+            args(vec!["--agent".into(), agent.to_string(), "--engine".into(), engine.version().to_owned()]);
         let facts = Facts::open(layout.facts()).context("cannot read kept facts")?;
         let uid_book = UidBook::open(layout.supervise_dir().join("uids"), policy.uids().pods);
         Ok(Self {
-            runner: Runner::find(),
-            engine: Engine::default(),
+            runner,
+            engine,
             cache: Cache::new(layout.clone()),
             facts,
             uid_book,

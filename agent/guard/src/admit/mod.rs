@@ -1,0 +1,406 @@
+//! Admit: verifies what is signed, keeps it, and hands out tickets. The only process that holds trust on a device.
+//!
+//! Never here: the network, privileges, anything that is not a signed document or a fact of supervise's.
+
+mod decide;
+mod model;
+mod store;
+#[cfg(test)]
+mod testing;
+mod ticket;
+
+use crate::supervise::process::inherited;
+use crate::supervise::{PAIR_FD, SOCKETS_FD};
+use crate::{clock, say};
+use anyhow::Context as _;
+use decide::Permission;
+use model::{Model, open_for};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use shoal_ipc::{
+    Connection, DeviceInfo, EnrollMaterial, Error, FactList, HeldRevision, Layout, Listener, MEMFD_MAX, Msg,
+    Received, RefusalCount, SignedFact, SnapshotInfo, TrustSummary, read_sealed, sealed_memfd,
+};
+use shoal_protocol::ids::Digest;
+use shoal_protocol::refusal::{Code, Refusal};
+use shoal_protocol::verify::Platform;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+use store::Store;
+
+/// Connections from each side.
+const PEERS: usize = 32;
+/// Facts in one answer.
+const FACTS: usize = 128;
+/// How long a reader of answers is waited for.
+const SEND: Duration = Duration::from_millis(200);
+
+/// What supervise says at the start.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The agent's uid: the only one taken on its socket.
+    pub(crate) agent: u32,
+    /// Engine version; empty without one.
+    pub(crate) engine: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Agent,
+    Root,
+}
+
+#[derive(Debug)]
+struct Peer {
+    connection: Connection,
+    from: From,
+    subscribed: bool,
+}
+
+struct Admit {
+    model: Model,
+    supervise: Connection,
+    listeners: Vec<(From, Listener)>,
+    agent: u32,
+    peers: BTreeMap<u64, Peer>,
+    serial: u64,
+    /// What supervise was told last, by ticket.
+    told: BTreeMap<Digest, Permission>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    Supervise,
+    Listener(usize),
+    Peer(u64),
+}
+
+/// Runs until supervise closes the connection.
+pub(crate) fn run(layout: &Layout, settings: Settings) -> anyhow::Result<()> {
+    let pair = inherited(PAIR_FD).context("admit is started by supervise only")?;
+    let agent = Listener::from_fd(inherited(SOCKETS_FD).context("the agent's socket was not handed down")?);
+    let root = Listener::from_fd(inherited(SOCKETS_FD + 1).context("uid 0's socket was not handed down")?);
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let path = layout.admit_db();
+    let store = Store::open(&path).with_context(|| format!("in {}", path.display()))?;
+    let platform = Platform {
+        architecture: std::env::consts::ARCH.to_owned(),
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: settings.engine,
+    };
+    let mut admit = Admit {
+        model: Model::open(store, platform)?,
+        supervise: Connection::from_fd(pair)?,
+        listeners: vec![(From::Agent, agent), (From::Root, root)],
+        agent: settings.agent,
+        peers: BTreeMap::new(),
+        serial: 0,
+        told: BTreeMap::new(),
+    };
+    admit.tell_supervise()?;
+    admit.supervise.send_wait(&Msg::Done {}, &[], Duration::from_secs(5))?;
+    loop {
+        for token in admit.wait()? {
+            match token {
+                Token::Supervise => {
+                    if !admit.from_supervise()? {
+                        return Ok(());
+                    }
+                }
+                Token::Listener(i) => admit.accept(i),
+                Token::Peer(id) => admit.from_peer(id)?,
+            }
+        }
+        // Time alone may have opened something.
+        if admit.tell_supervise()? {
+            admit.changed();
+        }
+    }
+}
+
+impl Admit {
+    fn wait(&self) -> anyhow::Result<Vec<Token>> {
+        let mut watched: Vec<(Token, BorrowedFd<'_>)> = vec![(Token::Supervise, self.supervise.as_fd())];
+        watched.extend(self.listeners.iter().enumerate().map(|(i, (_, l))| (Token::Listener(i), l.as_fd())));
+        watched.extend(self.peers.iter().map(|(id, p)| (Token::Peer(*id), p.connection.as_fd())));
+        let mut fds: Vec<PollFd<'_>> =
+            watched.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        let wake = self.model.standings().values().filter_map(|s| s.wake).min();
+        let wait = wake.map(|t| {
+            let left = t.0.saturating_sub(clock::now()).clamp(1, 3600);
+            Timespec { tv_sec: i64::try_from(left).unwrap_or(3600), tv_nsec: 0 }
+        });
+        match poll(&mut fds, wait.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e).context("cannot wait for events"),
+        }
+        let ready = fds.iter().zip(&watched).filter(|(fd, _)| !fd.revents().is_empty());
+        Ok(ready.map(|(_, (token, _))| *token).collect())
+    }
+
+    /// Whether supervise is still there.
+    fn from_supervise(&mut self) -> anyhow::Result<bool> {
+        loop {
+            let received = match self.supervise.try_recv() {
+                Ok(None) => return Ok(true),
+                Ok(Some(r)) => r,
+                Err(Error::Closed) => return Ok(false),
+                Err(e) => return Err(e).context("supervise spoke out of turn"),
+            };
+            match received.msg {
+                Msg::End {} => return Ok(false),
+                Msg::Fact { id, ticket, container, attempt, event, at, .. } => {
+                    match self.model.fact(ticket.0, &container, attempt, event, at) {
+                        Ok(()) => {
+                            crate::point("admit::fact");
+                            self.supervise.send_wait(&Msg::FactAck { id }, &[], Duration::from_secs(5))?;
+                            self.tell_supervise()?;
+                            self.changed();
+                        }
+                        // Not acknowledged: supervise keeps it and sends it again at the next start.
+                        Err(e) => say::error("a fact is not kept", &e),
+                    }
+                }
+                other => say::line(format!("{} is nothing that admit is told", other.name())),
+            }
+        }
+    }
+
+    /// Sends tickets and withdrawals that differ from what was said before; whether there were any.
+    fn tell_supervise(&mut self) -> anyhow::Result<bool> {
+        let mut changed = false;
+        let standings = self.model.standings();
+        for r in self.model.held.values().flat_map(BTreeMap::values) {
+            let Some(standing) = standings.get(&r.digest) else { continue };
+            if self.told.get(&r.digest) == Some(&standing.permission) {
+                continue;
+            }
+            let id = ticket::digest(&r.digest);
+            match standing.permission {
+                Permission::Ticket { startable } => match ticket::of(&r.deployment, &r.digest, startable) {
+                    Ok(t) => {
+                        let fd = sealed_memfd(&t.encode())?;
+                        self.supervise.send_wait(&Msg::Ticket {}, &[fd.as_fd()], Duration::from_secs(5))?;
+                    }
+                    Err(e) => say::error("no ticket can be made", &e),
+                },
+                Permission::Withdrawn { stop } => {
+                    let grace = u32::try_from(r.deployment.template.termination_grace).unwrap_or(u32::MAX);
+                    let msg = Msg::Withdraw { ticket: id, stop, grace };
+                    self.supervise.send_wait(&msg, &[], Duration::from_secs(5))?;
+                }
+            }
+            self.told.insert(r.digest, standing.permission);
+            crate::point("admit::told");
+            changed = true;
+        }
+        self.told.retain(|d, _| standings.contains_key(d));
+        Ok(changed)
+    }
+
+    fn changed(&mut self) {
+        // A subscriber that does not read is cut off; it asks for everything when it is back.
+        self.peers.retain(|_, p| !p.subscribed || p.connection.send(&Msg::Changed {}, &[]).is_ok());
+    }
+
+    fn accept(&mut self, at: usize) {
+        let Some((from, listener)) = self.listeners.get(at) else { return };
+        let Ok(Some(connection)) = listener.accept() else { return };
+        let me = rustix::process::geteuid().as_raw();
+        let unconfined = me == self.agent;
+        let expected = match from {
+            From::Agent => self.agent,
+            From::Root if unconfined => me,
+            From::Root => 0,
+        };
+        let known = connection.peer().is_ok_and(|p| p.uid == expected);
+        let full = self.peers.values().filter(|p| p.from == *from).count() >= PEERS;
+        if known && !full {
+            self.serial += 1;
+            self.peers.insert(self.serial, Peer { connection, from: *from, subscribed: false });
+        }
+    }
+
+    fn from_peer(&mut self, id: u64) -> anyhow::Result<()> {
+        for _ in 0..8 {
+            let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+            let from = peer.from;
+            let received = match peer.connection.try_recv() {
+                Ok(None) => return Ok(()),
+                Ok(Some(r)) => r,
+                Err(_) => {
+                    self.peers.remove(&id);
+                    return Ok(());
+                }
+            };
+            if peer.subscribed {
+                self.peers.remove(&id);
+                return Ok(());
+            }
+            let (msg, fd, changed) = match self.asked(id, from, &received) {
+                Ok(answer) => answer,
+                Err(refusal) => {
+                    self.count(&refusal);
+                    (Msg::refused(refusal.code.as_str(), refusal.detail), None, false)
+                }
+            };
+            let Some(peer) = self.peers.get(&id) else { return Ok(()) };
+            let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+            if peer.connection.send_wait(&msg, &fds, SEND).is_err() {
+                self.peers.remove(&id);
+            }
+            if changed {
+                self.tell_supervise()?;
+                self.changed();
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, refusal: &Refusal) {
+        let detail: String = refusal.detail.chars().take(300).collect();
+        let code = refusal.code.as_str();
+        if let Err(e) = self.model.store.change(|c| c.count_refusal(code, &detail, clock::now())) {
+            say::error("a refusal is not counted", &e);
+        }
+    }
+
+    /// The answer, what comes along with it, and whether something changed.
+    fn asked(
+        &mut self,
+        id: u64,
+        from: From,
+        received: &Received,
+    ) -> Result<(Msg, Option<OwnedFd>, bool), Refusal> {
+        let say = |msg| Ok((msg, None, false));
+        match (&received.msg, from) {
+            (Msg::Submit {}, From::Agent) => {
+                let bytes = document(received)?;
+                let a = self.model.submit(&bytes)?;
+                let digest = ticket::digest(&a.digest);
+                let (kind, name) = (a.kind.as_str().to_owned(), a.name);
+                let msg = Msg::Accepted { kind, name, sequence: a.sequence, digest, known: a.known };
+                Ok((msg, None, !a.known))
+            }
+            (Msg::Enroll {}, From::Root) => {
+                let bytes = document(received)?;
+                let material = EnrollMaterial::decode(&bytes)
+                    .map_err(|e| Refusal::new(Code::Malformed, say::chain(&e)))?;
+                self.model.enroll(&material)?;
+                let keys = self.model.public_keys();
+                let fleet = self.model.trust.anchor.as_ref().map(|a| a.fleet.to_string());
+                match (keys, fleet) {
+                    (Some((attest, sealing)), Some(fleet)) => {
+                        let (attest, sealing) = (shoal_ipc::Digest(attest), shoal_ipc::Digest(sealing));
+                        Ok((Msg::Enrolled { fleet, attest, sealing }, None, true))
+                    }
+                    _ => Err(Refusal::new(Code::Malformed, "the join file holds no root")),
+                }
+            }
+            (Msg::Subscribe {}, _) => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.subscribed = true;
+                }
+                say(Msg::Done {})
+            }
+            (Msg::Trust {}, _) => attach(Msg::TrustSummary {}, &self.summary()?.encode()),
+            (Msg::Document { kind, name, sequence }, _) => {
+                let found = self.model.store.document(kind, name, *sequence).map_err(|e| storage(&e))?;
+                let public = ["root", "snapshot", "deployment", "device"].contains(&kind.as_str());
+                match found.filter(|_| public) {
+                    Some(bytes) => attach(Msg::DocumentIs {}, &bytes),
+                    None => {
+                        say(Msg::refused("not_admitted", format!("no {kind} {name} {sequence} is held here")))
+                    }
+                }
+            }
+            (Msg::Facts { after }, _) => {
+                let mut all = self.model.store.facts(*after, FACTS + 1).map_err(|e| storage(&e))?;
+                let more = all.len() > FACTS;
+                all.truncate(FACTS);
+                let facts =
+                    all.into_iter().map(|(counter, envelope)| SignedFact { counter, envelope }).collect();
+                attach(Msg::FactsAre {}, &FactList { facts, more }.encode())
+            }
+            (Msg::FactsDone { up_to }, From::Agent) => {
+                self.model.store.change(|c| c.facts_done(*up_to)).map_err(|e| storage(&e))?;
+                say(Msg::Done {})
+            }
+            (other, from) => {
+                let detail = format!("{} is not taken from {from:?}", other.name());
+                Err(Refusal::new(Code::NotAdmitted, detail))
+            }
+        }
+    }
+
+    fn summary(&self) -> Result<TrustSummary, Refusal> {
+        let trust = &self.model.trust;
+        let standings = self.model.standings();
+        let held = self
+            .model
+            .held
+            .iter()
+            .flat_map(|(name, all)| all.iter().map(move |(sequence, r)| (name, *sequence, r)))
+            .filter_map(|(name, sequence, r)| {
+                let s = standings.get(&r.digest)?;
+                let (stageable, startable) = open_for(s);
+                let (name, digest) = (name.to_string(), ticket::digest(&r.digest));
+                Some(HeldRevision {
+                    name,
+                    sequence,
+                    digest,
+                    role: s.role,
+                    stageable,
+                    startable,
+                    reason: s.reason.clone(),
+                })
+            })
+            .collect();
+        let refusals = self.model.store.refusals().map_err(|e| storage(&e))?;
+        let snapshot = trust.snapshot.as_ref().map(|s| SnapshotInfo {
+            version: s.document.version,
+            digest: ticket::digest(&s.digest),
+            not_after: s.document.not_after.0,
+        });
+        let device = trust.record.as_ref().map(|r| DeviceInfo {
+            device: r.document.device.to_string(),
+            sequence: r.document.sequence,
+            labels: r.document.labels.iter().flat_map(|(k, v)| [k.to_owned(), v.to_owned()]).collect(),
+        });
+        Ok(TrustSummary {
+            fleet: trust.anchor.as_ref().map(|a| a.fleet.to_string()).unwrap_or_default(),
+            root_version: trust.anchor.as_ref().map_or(0, |a| a.root.document.version),
+            snapshot,
+            device,
+            order_counter: trust.order_counter,
+            time_floor: trust.time_floor.0,
+            held,
+            refusals: refusals
+                .into_iter()
+                .map(|r| RefusalCount { code: r.code, count: r.count, last: r.last, last_at: r.at })
+                .collect(),
+            conditions: self.model.conditions(),
+            fact_counter: self.model.fact_counter,
+        })
+    }
+}
+
+fn storage(e: &store::StoreError) -> Refusal {
+    Refusal::new(Code::StorageUnavailable, say::chain(e))
+}
+
+/// The sealed memfd that came along.
+fn document(received: &Received) -> Result<Vec<u8>, Refusal> {
+    let bytes = received.fds.first().map(|fd| read_sealed(fd, MEMFD_MAX));
+    match bytes {
+        Some(Ok(bytes)) => Ok(bytes),
+        Some(Err(e @ Error::TooLarge { .. })) => Err(Refusal::new(Code::TooLarge, e.to_string())),
+        Some(Err(e)) => Err(Refusal::new(Code::Malformed, e.to_string())),
+        None => Err(Refusal::new(Code::Malformed, "no document came along")),
+    }
+}
+
+fn attach(msg: Msg, bytes: &[u8]) -> Result<(Msg, Option<OwnedFd>, bool), Refusal> {
+    let fd = sealed_memfd(bytes).map_err(|e| Refusal::new(Code::StorageUnavailable, say::chain(&e)))?;
+    Ok((msg, Some(fd), false))
+}

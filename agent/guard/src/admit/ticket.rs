@@ -1,0 +1,114 @@
+//! From an accepted deployment to its ticket. Pure; nothing is decided here but the form.
+
+use shoal_ipc::{
+    Digest, EnvVar, Limits, Restart, TICKET_MAX, Ticket, TicketContainer, TicketFile, TicketMount,
+    TicketVolume, VERSION, VolumeSource,
+};
+use shoal_protocol::ids::Digest as Identity;
+use shoal_protocol::refusal::{Code, Refusal};
+use shoal_protocol::v1::{self, Deployment, Resources, RestartPolicy};
+
+/// Bytes of a volume in memory that names no size.
+const EMPTY_DIR: u64 = 16 << 20;
+
+/// The same digest in supervise's words.
+pub(super) fn digest(d: &Identity) -> Digest {
+    Digest(d.0)
+}
+
+fn limits(r: &Resources) -> Limits {
+    Limits {
+        memory: r.memory_limit,
+        cpu_quota: r.cpu_quota,
+        cpu_period: r.cpu_period,
+        cpu_shares: r.cpu_shares,
+        cpuset_cpus: r.cpuset_cpus.clone(),
+        cpuset_mems: r.cpuset_mems.clone(),
+        pids: r.pids_limit,
+        oom_score_adj: r.oom_score_adj,
+        wasm_pages: r.wasm_pages.map(|p| u32::try_from(p).unwrap_or(u32::MAX)),
+    }
+}
+
+fn file(f: &v1::File) -> TicketFile {
+    let mode = u32::try_from(f.mode & 0o777).unwrap_or(0);
+    TicketFile { path: f.path.clone(), size: f.size, mode, digest: digest(&f.digest) }
+}
+
+fn restart(policy: RestartPolicy) -> Restart {
+    match policy {
+        RestartPolicy::Always => Restart::Always,
+        RestartPolicy::OnFailure => Restart::OnFailure,
+        RestartPolicy::Never => Restart::Never,
+    }
+}
+
+/// The ticket of a deployment, in this phase.
+///
+/// # Errors
+/// `too_large` when it does not fit a ticket, `malformed` for a mount of a volume that is not there.
+pub(super) fn of(d: &Deployment, identity: &Identity, startable: bool) -> Result<Ticket, Refusal> {
+    let t = &d.template;
+    let volumes = t
+        .volumes
+        .iter()
+        .map(|v| TicketVolume {
+            name: v.name.to_string(),
+            source: match &v.source {
+                v1::VolumeSource::EmptyDir { size_limit } => {
+                    VolumeSource::EmptyDir { size_limit: size_limit.unwrap_or(EMPTY_DIR) }
+                }
+                v1::VolumeSource::HostPath { path } => VolumeSource::HostPath { path: path.clone() },
+                v1::VolumeSource::Persistent { .. } => VolumeSource::Persistent,
+            },
+        })
+        .collect();
+    let containers = t.containers.iter().map(|c| container(d, c)).collect::<Result<_, _>>()?;
+    let ticket = Ticket {
+        version: VERSION,
+        id: digest(identity),
+        name: d.name.to_string(),
+        sequence: d.sequence,
+        stageable: true,
+        startable,
+        hostname: t.hostname.clone().unwrap_or_else(|| d.name.to_string()),
+        grace: u32::try_from(t.termination_grace).unwrap_or(u32::MAX),
+        limits: limits(&t.resources),
+        volumes,
+        containers,
+    };
+    let size = ticket.encode().len();
+    if size > TICKET_MAX {
+        let detail =
+            format!("{}: its ticket would be {size} bytes, at most {TICKET_MAX} are possible", d.name);
+        return Err(Refusal::new(Code::TooLarge, detail));
+    }
+    Ok(ticket)
+}
+
+fn container(d: &Deployment, c: &v1::Container) -> Result<TicketContainer, Refusal> {
+    let t = &d.template;
+    let mounts = c
+        .mounts
+        .iter()
+        .map(|m| {
+            let at = t.volumes.iter().position(|v| v.name == m.volume).and_then(|i| u16::try_from(i).ok());
+            let volume = at.ok_or_else(|| {
+                Refusal::new(Code::Malformed, format!("{}: no volume {} is there to mount", d.name, m.volume))
+            })?;
+            Ok(TicketMount { volume, path: m.path.clone(), read_only: m.read_only })
+        })
+        .collect::<Result<_, Refusal>>()?;
+    Ok(TicketContainer {
+        name: c.name.to_string(),
+        argv: c.argv.clone(),
+        env: c.env.iter().map(|e| EnvVar { name: e.name.clone(), value: e.value.clone() }).collect(),
+        working_dir: c.working_dir.clone(),
+        module: file(&c.image.module),
+        files: c.image.files.iter().map(file).collect(),
+        limits: limits(&c.resources),
+        mounts,
+        readonly_rootfs: c.readonly_rootfs,
+        restart: restart(c.restart_policy.unwrap_or(t.restart_policy)),
+    })
+}
