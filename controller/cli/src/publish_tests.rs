@@ -63,6 +63,25 @@ fn a_draft_becomes_a_pinned_deployment_that_verifies() {
 }
 
 #[test]
+fn the_cri_examples_are_signed_as_they_are() {
+    use crate::manifest::cri::{Source, parse};
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let text = |text| Source { file: "cri.json", text };
+    let (mut draft, _) = parse(
+        &text(include_str!("../../../deploy/examples/cri/sandbox_config.json")),
+        &text(include_str!("../../../deploy/examples/cri/container_wasi.json")),
+        None,
+    )
+    .unwrap();
+    draft.target.selector = Some(file::selector_from_text("site=here").unwrap());
+    draft.containers[0].image = "app:1".to_owned();
+    let d = compose(&fleet, &trust, &draft).unwrap();
+    let sealed = precheck(&trust, &ring(&[2]), &d.name, &d);
+    assert!(sealed.is_ok(), "{}", sealed.unwrap_err().render());
+}
+
+#[test]
 fn s16_a_reserved_value_is_refused_before_it_is_published() {
     let fleet = Fleet::new();
     let (trust, _) = fleet.founder();

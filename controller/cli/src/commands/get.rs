@@ -21,6 +21,14 @@ struct Listing {
     empty: &'static str,
 }
 
+impl Listing {
+    /// The cells that change only when something happens: no ages, no measurements.
+    fn lasting<'r>(&self, row: &'r [Cell]) -> Vec<&'r Cell> {
+        let passing = ["AGE", "LAST SEEN", "LAST", "ENDS", "DEADLINE", "MEMORY", "PEAK", "CPU", "DISK FREE"];
+        row.iter().zip(&self.headers).filter(|(_, h)| !passing.contains(h)).map(|(cell, _)| cell).collect()
+    }
+}
+
 pub(super) fn run(s: &Session, args: &Get) -> Result<()> {
     let device = args.device.as_deref().map(|d| s.device(d)).transpose()?.map(|d| d.id.to_string());
     let first = list(s, args, device.as_deref())?;
@@ -32,7 +40,9 @@ pub(super) fn run(s: &Session, args: &Get) -> Result<()> {
     loop {
         std::thread::sleep(WATCH);
         let next = list(s, args, device.as_deref())?;
-        let changed: Vec<Vec<Cell>> = next.rows.iter().filter(|r| !last.rows.contains(r)).cloned().collect();
+        let before: Vec<Vec<&Cell>> = last.rows.iter().map(|r| last.lasting(r)).collect();
+        let changed: Vec<Vec<Cell>> =
+            next.rows.iter().filter(|r| !before.contains(&next.lasting(r))).cloned().collect();
         if next.data != last.data && args.output.format.is_data() {
             output::data_line(&next.data)?;
         } else if !changed.is_empty() {
