@@ -61,11 +61,13 @@ impl Error {
 }
 
 /// Gives an `io::Error` its sentence; one that carries an [`Error`] of ours from inside a reader is that error.
+#[cfg(feature = "images")]
 pub(crate) trait Context<T> {
     /// `what` was tried.
     fn context(self, what: impl FnOnce() -> String) -> Result<T>;
 }
 
+#[cfg(feature = "images")]
 impl<T> Context<T> for io::Result<T> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|source| match source.downcast::<Error>() {

@@ -74,12 +74,7 @@ fn change(store: &Store, edit: impl FnOnce(&mut BTreeMap<String, Descriptor>)) -
 }
 
 pub(crate) fn new_index(manifests: Vec<Descriptor>) -> Index {
-    Index {
-        schema_version: 2,
-        media_type: Some(OCI_INDEX.to_owned()),
-        manifests,
-        annotations: BTreeMap::new(),
-    }
+    Index { media_type: Some(OCI_INDEX.to_owned()), manifests }
 }
 
 /// The `index.json` of the layout at `root`; an absent one is empty.

@@ -257,14 +257,8 @@ fn keep_manifest(
     layers: Vec<Descriptor>,
     reference: Option<String>,
 ) -> Result<ImportedImage> {
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(OCI_MANIFEST.to_owned()),
-        artifact_type: None,
-        config,
-        layers,
-        annotations: BTreeMap::new(),
-    };
+    let media_type = Some(OCI_MANIFEST.to_owned());
+    let manifest = Manifest { media_type, config, layers, annotations: BTreeMap::new() };
     let bytes = to_json(&manifest)?;
     let size = bytes.len() as u64 + blobs_of(&manifest)?.iter().map(|b| b.size).sum::<u64>();
     store.put(&bytes)?;

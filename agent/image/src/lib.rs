@@ -2,39 +2,55 @@
 //! the controller, on the device and in its compiler.
 //!
 //! Every byte read here is hostile: each input has a cap, each refusal one stable code. Without the feature `registry`
-//! nothing here touches a network.
+//! nothing here touches a network; without `images` there are only modules, which is all that the compiler needs.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "images")]
 mod archive;
+#[cfg(feature = "images")]
 mod compression;
+#[cfg(feature = "images")]
 mod config;
 mod error;
+#[cfg(feature = "images")]
 mod image;
+#[cfg(feature = "images")]
 mod index;
+#[cfg(feature = "images")]
 mod layout;
+#[cfg(feature = "images")]
 mod manifest;
 mod module;
+#[cfg(feature = "images")]
 mod path;
+#[cfg(feature = "images")]
 mod reference;
+#[cfg(feature = "images")]
 mod resolve;
+#[cfg(feature = "images")]
 mod store;
+#[cfg(feature = "images")]
 mod tarball;
+#[cfg(feature = "images")]
 mod unpack;
 
 #[cfg(feature = "registry")]
 pub mod registry;
 
-pub use config::ImageConfig;
 pub use error::{Error, Result};
-pub use image::{Form, Image};
-pub use index::{Tag, tag, tags, untag};
-pub use layout::{ImportedImage, copy, export_archive, import, import_module};
-pub use manifest::{Descriptor, Document, Index, Manifest, Platform, select_platform};
 pub use module::{Capability, Import, MemoryFacts, ModuleFacts, TableFacts, inspect, strip_custom};
-pub use reference::Reference;
-pub use resolve::{Overrides, Resolved, resolve};
-pub use store::{BlobWriter, Expect, Store};
-pub use unpack::{FileEntry, FileTree};
+#[cfg(feature = "images")]
+pub use {
+    config::ImageConfig,
+    image::{Form, Image},
+    index::{Tag, tag, tags, untag},
+    layout::{ImportedImage, copy, export_archive, import, import_module},
+    manifest::{Descriptor, Document, Index, Manifest, Platform, select_platform},
+    reference::Reference,
+    resolve::{Overrides, Resolved, resolve},
+    store::{BlobWriter, Expect, Store},
+    unpack::{FileEntry, FileTree},
+};
 
 /// The caps on what an image may be; one table for all who read images.
 pub mod limits {

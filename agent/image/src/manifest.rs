@@ -1,37 +1,35 @@
 //! Manifests and indexes (OCI image-spec 1.1, and Docker's schema 2): parsing and choosing, from bytes. Pure.
+//!
+//! JSON is read into `oci-client`'s types; what is handed on has real digests, sizes within the caps and no foreign urls.
 
 use crate::error::{Error, Result};
 use crate::limits;
+use oci_client::manifest::{ImageIndexEntry, OciDescriptor, OciImageIndex, OciImageManifest};
 use serde::{Deserialize, Serialize};
 use shoal_protocol::ids::Digest;
 use shoal_protocol::refusal::Code;
 use std::collections::BTreeMap;
 
-pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub use oci_client::manifest::Platform;
+pub(crate) use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE as OCI_CONFIG, IMAGE_MANIFEST_LIST_MEDIA_TYPE as DOCKER_INDEX,
+    IMAGE_MANIFEST_MEDIA_TYPE as DOCKER_MANIFEST, OCI_IMAGE_INDEX_MEDIA_TYPE as OCI_INDEX,
+    OCI_IMAGE_MEDIA_TYPE as OCI_MANIFEST,
+};
 
 /// A reference to bytes by their digest (OCI image-spec 1.1, descriptor.md).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "ImageIndexEntry")]
 pub struct Descriptor {
     /// What the bytes are.
     pub media_type: String,
     /// Their digest; only SHA-256 is taken.
-    #[serde(with = "digest_text")]
     pub digest: Digest,
     /// Their number.
     pub size: u64,
-    /// Other places to fetch them from; refused when there are any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub urls: Vec<String>,
     /// Notes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// In an index: what the manifest is for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
 }
 
@@ -43,58 +41,117 @@ impl Descriptor {
 
     /// Of bytes known by digest and size.
     pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
-        let media_type = media_type.to_owned();
-        Self { media_type, digest, size, urls: Vec::new(), annotations: BTreeMap::new(), platform: None }
+        Self { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new(), platform: None }
+    }
+
+    /// Of a manifest's configuration or layer.
+    fn of_blob(d: OciDescriptor) -> Result<Self> {
+        if d.urls.is_some_and(|urls| !urls.is_empty()) {
+            let detail = format!("{} lies at foreign urls, which are never fetched", d.digest);
+            return Err(Error::refused(Code::UnsupportedValue, detail));
+        }
+        let blob = Self::checked(d.media_type, &d.digest, d.size, d.annotations, None)?;
+        if blob.size > limits::BLOB {
+            let detail = format!("{} has {} bytes, the limit is {}", blob.digest, blob.size, limits::BLOB);
+            return Err(Error::refused(Code::TooLarge, detail));
+        }
+        Ok(blob)
+    }
+
+    /// Of an index.
+    fn of_entry(d: ImageIndexEntry) -> Result<Self> {
+        Self::checked(d.media_type, &d.digest, d.size, d.annotations, d.platform)
+    }
+
+    fn checked(
+        media_type: String,
+        digest: &str,
+        size: i64,
+        annotations: Option<BTreeMap<String, String>>,
+        platform: Option<Platform>,
+    ) -> Result<Self> {
+        Ok(Self {
+            media_type,
+            digest: digest.parse().map_err(|e| malformed(&e))?,
+            size: size.try_into().map_err(|e| malformed(&e))?,
+            annotations: annotations.unwrap_or_default(),
+            platform,
+        })
     }
 }
 
-/// What a manifest of an index is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Platform {
-    /// `wasi`, `wasip1`, `linux` …
-    pub os: String,
-    /// `wasm`, `amd64` …
-    pub architecture: String,
-    /// Of the architecture.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
+impl From<Descriptor> for ImageIndexEntry {
+    fn from(d: Descriptor) -> Self {
+        Self {
+            media_type: d.media_type,
+            digest: d.digest.to_string(),
+            size: d.size.try_into().unwrap_or(i64::MAX),
+            platform: d.platform,
+            annotations: Some(d.annotations).filter(|a| !a.is_empty()),
+            artifact_type: None,
+        }
+    }
+}
+
+impl From<Descriptor> for OciDescriptor {
+    fn from(d: Descriptor) -> Self {
+        let entry = ImageIndexEntry::from(d);
+        Self {
+            media_type: entry.media_type,
+            digest: entry.digest,
+            size: entry.size,
+            annotations: entry.annotations,
+            ..Self::default()
+        }
+    }
 }
 
 /// An image manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "OciImageManifest")]
 pub struct Manifest {
-    /// Always 2.
-    pub schema_version: u32,
     /// As the document names itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// What kind of artifact it is, when it is no container image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifact_type: Option<String>,
     /// The configuration.
     pub config: Descriptor,
     /// Its contents, lowest first.
     pub layers: Vec<Descriptor>,
     /// Notes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
+impl From<Manifest> for OciImageManifest {
+    fn from(m: Manifest) -> Self {
+        Self {
+            media_type: m.media_type,
+            config: m.config.into(),
+            layers: m.layers.into_iter().map(Into::into).collect(),
+            annotations: Some(m.annotations).filter(|a| !a.is_empty()),
+            ..Self::default()
+        }
+    }
+}
+
 /// An index: several manifests, one for each platform.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "OciImageIndex")]
 pub struct Index {
-    /// Always 2.
-    pub schema_version: u32,
     /// As the document names itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
     /// The manifests.
     pub manifests: Vec<Descriptor>,
-    /// Notes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+}
+
+impl From<Index> for OciImageIndex {
+    fn from(index: Index) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: index.media_type,
+            manifests: index.manifests.into_iter().map(Into::into).collect(),
+            artifact_type: None,
+            annotations: None,
+        }
+    }
 }
 
 /// What the bytes under an image's name are.
@@ -134,26 +191,19 @@ impl Document {
             ));
         }
         if is_index {
-            let index: Index = serde_json::from_slice(bytes).map_err(|e| malformed(&e))?;
+            let index: OciImageIndex = serde_json::from_slice(bytes).map_err(|e| malformed(&e))?;
             capped("manifests", index.manifests.len(), limits::MANIFESTS)?;
-            Ok(Self::Index(index))
+            let manifests = index.manifests.into_iter().map(Descriptor::of_entry).collect::<Result<_>>()?;
+            Ok(Self::Index(Index { media_type: index.media_type, manifests }))
         } else {
-            let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| malformed(&e))?;
+            let manifest: OciImageManifest = serde_json::from_slice(bytes).map_err(|e| malformed(&e))?;
             capped("layers", manifest.layers.len(), limits::LAYERS)?;
-            for blob in manifest.layers.iter().chain([&manifest.config]) {
-                if !blob.urls.is_empty() {
-                    return Err(Error::refused(
-                        Code::UnsupportedValue,
-                        format!("{} lies at foreign urls, which are never fetched", blob.digest),
-                    ));
-                }
-                if blob.size > limits::BLOB {
-                    let detail =
-                        format!("{} has {} bytes, the limit is {}", blob.digest, blob.size, limits::BLOB);
-                    return Err(Error::refused(Code::TooLarge, detail));
-                }
-            }
-            Ok(Self::Manifest(Box::new(manifest)))
+            Ok(Self::Manifest(Box::new(Manifest {
+                media_type: manifest.media_type,
+                config: Descriptor::of_blob(manifest.config)?,
+                layers: manifest.layers.into_iter().map(Descriptor::of_blob).collect::<Result<_>>()?,
+                annotations: manifest.annotations.unwrap_or_default(),
+            })))
         }
     }
 }
@@ -161,7 +211,8 @@ impl Document {
 /// The manifest of an index that a wasm engine should run: one for wasm before one for Linux that may hold a module (as
 /// the first images with wasm in them did), attestations never.
 pub fn select_platform(index: &Index) -> Result<&Descriptor> {
-    let rank = |d: &Descriptor| match d.platform.as_ref().map(|p| (p.os.as_str(), p.architecture.as_str())) {
+    let named = |p: &Platform| (p.os.to_string(), p.architecture.to_string());
+    let rank = |d: &Descriptor| match d.platform.as_ref().map(named).as_ref().map(|(o, a)| (&**o, &**a)) {
         Some(("wasip1" | "wasi", "wasm" | "wasm32")) => Some(0),
         Some((_, "wasm" | "wasm32")) => Some(1),
         None => Some(2),
@@ -208,7 +259,7 @@ fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
-fn malformed(e: &serde_json::Error) -> Error {
+fn malformed(e: &dyn std::error::Error) -> Error {
     Error::refused(Code::Malformed, format!("the manifest is not readable: {e}"))
 }
 
@@ -217,18 +268,4 @@ fn capped(what: &str, count: usize, limit: usize) -> Result<()> {
         return Err(Error::refused(Code::TooLarge, format!("{count} {what}, the limit is {limit}")));
     }
     Ok(())
-}
-
-/// Digests as `sha256:<hex>` text, as JSON documents have them.
-pub(crate) mod digest_text {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-    use shoal_protocol::ids::Digest;
-
-    pub(crate) fn serialize<S: Serializer>(d: &Digest, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(d)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Digest, D::Error> {
-        String::deserialize(d)?.parse().map_err(de::Error::custom)
-    }
 }

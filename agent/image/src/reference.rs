@@ -1,4 +1,6 @@
 //! Image references as people write them: `host/repository:tag@digest`, with Docker's defaults. Pure.
+//!
+//! The grammar is `oci-client`'s; kept is what was written, since no registry may also mean the fleet's own.
 
 use crate::error::Error;
 use shoal_protocol::ids::Digest;
@@ -54,27 +56,23 @@ impl FromStr for Reference {
                 format!("{shown:?} is no image reference ([host[:port]/]repository[:tag][@sha256:…]): {why}"),
             )
         };
-        let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest.parse().map_err(|_| bad("the digest is no sha256"))?)),
-            None => (text, None),
-        };
-        let (registry, rest) = match rest.split_once('/') {
-            Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (Some(host), rest),
-            _ => (None, rest),
-        };
-        let (repository, tag) = match rest.rsplit_once(':') {
-            Some((repository, tag)) => (repository, Some(tag)),
-            None => (rest, None),
-        };
-        if registry.is_some_and(|h| !h.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))) {
-            return Err(bad("the host has characters that hosts cannot have"));
+        let parsed: oci_client::Reference = text.parse().map_err(|e| bad(&format!("{e}")))?;
+        if !text.is_ascii() || parsed.repository().bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(bad("a repository is in lower case, and all of it in ASCII"));
         }
-        if repository.len() > 255 || !repository.split('/').all(is_component) {
-            return Err(bad("a repository is lower-case words of a-z, 0-9, '.', '_', '-' between slashes"));
-        }
-        if tag.is_some_and(|t| !is_tag(t)) {
-            return Err(bad("a tag is up to 128 letters, digits, '.', '_', '-'"));
-        }
+        let digest =
+            parsed.digest().map(str::parse).transpose().map_err(|_| bad("the digest is no sha256"))?;
+        // Docker's defaults are filled in there; here it matters what was written.
+        let written = text.split('@').next().unwrap_or_default();
+        let tag = parsed.tag().filter(|tag| written.strip_suffix(tag).is_some_and(|t| t.ends_with(':')));
+        let registry = written
+            .split_once('/')
+            .map(|(host, _)| host)
+            .filter(|host| host.contains(['.', ':']) || *host == "localhost");
+        let repository = match parsed.repository().strip_prefix("library/") {
+            Some(short) if !written.contains("library/") => short,
+            _ => parsed.repository(),
+        };
         Ok(Self {
             registry: registry.map(str::to_owned),
             repository: repository.to_owned(),
@@ -100,23 +98,6 @@ impl fmt::Display for Reference {
     }
 }
 
-/// OCI distribution-spec 1.1: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
-fn is_component(part: &str) -> bool {
-    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = part.as_bytes();
-    bytes.first().is_some_and(|b| word(*b))
-        && bytes.last().is_some_and(|b| word(*b))
-        && bytes.iter().all(|b| word(*b) || b"._-".contains(b))
-        && !part.contains("..")
-}
-
-fn is_tag(tag: &str) -> bool {
-    let bytes = tag.as_bytes();
-    (1..=128).contains(&bytes.len())
-        && (bytes[0].is_ascii_alphanumeric() || bytes[0] == b'_')
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +109,8 @@ mod tests {
             ("alpine", "registry-1.docker.io", "library/alpine", "latest"),
             ("docker.io/library/alpine:3", "registry-1.docker.io", "library/alpine", "3"),
             ("localhost:5000/a/b_c:V1", "localhost:5000", "a/b_c", "V1"),
+            ("index.docker.io/a", "registry-1.docker.io", "library/a", "latest"),
+            ("h.example:5000/library/a", "h.example:5000", "library/a", "latest"),
             ("ghcr.io/x/y", "ghcr.io", "x/y", "latest"),
         ] {
             let r: Reference = text.parse().unwrap();
@@ -153,6 +136,8 @@ mod tests {
             "user@h.x/a",
             "a?b",
             "-a",
+            "h.x/a:caf\u{e9}",
+            "h.x/a:..%2f",
         ] {
             assert_eq!(bad.parse::<Reference>().unwrap_err().code(), Some(Code::Malformed), "{bad:?}");
         }

@@ -4,7 +4,7 @@
 use crate::compression;
 use crate::error::{Context as _, Error, Result};
 use crate::limits;
-use crate::manifest::{Descriptor, Manifest, digest_text};
+use crate::manifest::{Descriptor, Manifest};
 use crate::path;
 use crate::store::{Expect, Hashing, Store};
 use crate::tarball::{Entries, Entry};
@@ -27,6 +27,20 @@ pub struct FileEntry {
     /// Contents; the store has them under this name.
     #[serde(with = "digest_text")]
     pub digest: Digest,
+}
+
+/// Digests as `sha256:<hex>` text, as JSON documents have them.
+mod digest_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use shoal_protocol::ids::Digest;
+
+    pub(super) fn serialize<S: Serializer>(d: &Digest, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(d)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Digest, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
 }
 
 /// The regular files of an image by path.

@@ -1,5 +1,6 @@
 //! Every form in which images come: each is read to the same module.
 
+#![cfg(feature = "images")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
 mod support;

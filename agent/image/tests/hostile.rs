@@ -1,5 +1,6 @@
 //! Hostile images and modules: each case of M2, M4, M5, M7, M8 and M10 that needs no network.
 
+#![cfg(feature = "images")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
 mod support;

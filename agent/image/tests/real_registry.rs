@@ -4,7 +4,7 @@
 
 mod support;
 
-use shoal_image::registry::{Access, Auth, Registry};
+use shoal_image::registry::{Access, Registry, RegistryAuth, credentials};
 use shoal_image::{Error, Form, Image, Overrides, Reference, Store, export_archive, import, resolve};
 use shoal_protocol::Code;
 use shoal_protocol::ids::Digest;
@@ -132,7 +132,12 @@ impl Buildah {
     }
 }
 
-async fn pull(registry: &RealRegistry, name: &str, auth: Auth, store: &Store) -> Result<Digest, Error> {
+async fn pull(
+    registry: &RealRegistry,
+    name: &str,
+    auth: RegistryAuth,
+    store: &Store,
+) -> Result<Digest, Error> {
     let reference = registry.reference(name);
     let client = Registry::new(reference.host(), Access { auth, ..Access::default() })?;
     client.pull(&reference, store, &|_| {}).await.map(|i| i.manifest.digest)
@@ -168,12 +173,12 @@ async fn what_buildah_pushes_is_pulled_in_every_format_and_packing() {
             &target,
         ]);
         let (_dir, store) = store();
-        let manifest = pull(&registry, &name, Auth::Anonymous, &store).await.unwrap();
+        let manifest = pull(&registry, &name, RegistryAuth::Anonymous, &store).await.unwrap();
         assert_app(&store, &manifest);
         // Pinned and from another store: the same image.
         let (_dir, other) = support::store();
         let pinned = format!("{format}-{packing}@{manifest}");
-        assert_eq!(pull(&registry, &pinned, Auth::Anonymous, &other).await.unwrap(), manifest);
+        assert_eq!(pull(&registry, &pinned, RegistryAuth::Anonymous, &other).await.unwrap(), manifest);
     }
 }
 
@@ -218,7 +223,7 @@ async fn an_index_with_another_platform_and_an_attestation_gives_the_wasm_image(
     let target = format!("docker://{}/list:1", registry.host);
     buildah.run(&["manifest", "push", "--all", "--tls-verify=false", "list:1", &target]);
     let (_dir, store) = store();
-    let manifest = pull(&registry, "list:1", Auth::Anonymous, &store).await.unwrap();
+    let manifest = pull(&registry, "list:1", RegistryAuth::Anonymous, &store).await.unwrap();
     assert_app(&store, &manifest);
     let raw = run("skopeo", &["inspect", "--raw", "--tls-verify=false", &target]);
     let index: serde_json::Value = serde_json::from_str(&raw).unwrap();
@@ -244,7 +249,10 @@ async fn our_own_artifact_goes_through_skopeo_and_back() {
         &["copy", "--dest-tls-verify=false", &from, &format!("docker://{}/sensor:1", registry.host)],
     );
     let other = Store::open(dir.path().join("other")).unwrap();
-    assert_eq!(pull(&registry, "sensor:1", Auth::Anonymous, &other).await.unwrap(), image.manifest.digest);
+    assert_eq!(
+        pull(&registry, "sensor:1", RegistryAuth::Anonymous, &other).await.unwrap(),
+        image.manifest.digest
+    );
     assert_eq!(Image::load(&other, &image.manifest.digest).unwrap().form, Form::Artifact);
 }
 
@@ -258,12 +266,12 @@ async fn credentials_are_asked_for_and_used() {
     let target = format!("docker://{}/app:1", registry.host);
     buildah.run(&["push", "--tls-verify=false", "--creds", "me:secret", "app:1", &target]);
     let (_dir, store) = store();
-    let wrong = Auth::Basic { user: "me".into(), password: "wrong".into() };
-    for auth in [Auth::Anonymous, wrong] {
+    let wrong = RegistryAuth::Basic("me".into(), "wrong".into());
+    for auth in [RegistryAuth::Anonymous, wrong] {
         assert!(matches!(pull(&registry, "app:1", auth, &store).await, Err(Error::Unauthorized(_))));
     }
     let config = format!(r#"{{"auths":{{"{}":{{"auth":"bWU6c2VjcmV0"}}}}}}"#, registry.host);
-    let auth = Auth::from_docker_config(config.as_bytes(), &registry.host).unwrap();
+    let auth = credentials(config.as_bytes(), &registry.host).unwrap();
     let manifest = pull(&registry, "app:1", auth, &store).await.unwrap();
     assert_app(&store, &manifest);
 }
@@ -277,7 +285,7 @@ async fn m2_a_registry_whose_disk_was_changed() {
     buildah.image("app:1", "oci");
     buildah.run(&["push", "--tls-verify=false", "app:1", &format!("docker://{}/app:1", registry.host)]);
     let (_dir, first) = store();
-    let manifest = pull(&registry, "app:1", Auth::Anonymous, &first).await.unwrap();
+    let manifest = pull(&registry, "app:1", RegistryAuth::Anonymous, &first).await.unwrap();
     let blobs = first.list().unwrap().into_iter().map(|(d, _)| d);
     for digest in blobs.filter(|d| *d != manifest && registry.blob(d).exists()) {
         let mut bytes = fs::read(registry.blob(&digest)).unwrap();
@@ -285,7 +293,7 @@ async fn m2_a_registry_whose_disk_was_changed() {
         fs::write(registry.blob(&digest), bytes).unwrap();
     }
     let (_dir, second) = store();
-    let e = pull(&registry, &format!("app@{manifest}"), Auth::Anonymous, &second).await.unwrap_err();
+    let e = pull(&registry, &format!("app@{manifest}"), RegistryAuth::Anonymous, &second).await.unwrap_err();
     assert_eq!(e.code(), Some(Code::DigestMismatch), "{e}");
     assert_eq!(second.list().unwrap(), []);
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use shoal_image::registry::{Access, Auth, Patience, Registry};
+use shoal_image::registry::{Access, Patience, Registry, RegistryAuth};
 use shoal_image::{Descriptor, Error, Reference, Store, limits};
 use shoal_protocol::Code;
 use shoal_protocol::ids::Digest;
@@ -128,14 +128,14 @@ fn impatient() -> Patience {
     }
 }
 
-fn registry(host: &str, auth: Auth, token_hosts: &[&str]) -> Registry {
+fn registry(host: &str, auth: RegistryAuth, token_hosts: &[&str]) -> Registry {
     let token_hosts = token_hosts.iter().map(|h| (*h).to_owned()).collect();
     let access = Access { auth, insecure: true, token_hosts, patience: impatient(), ..Access::default() };
     Registry::new(host, access).unwrap()
 }
 
 async fn fetch(server: &Server, blob: &Descriptor, store: &Store) -> Result<(), Error> {
-    registry(&server.host, Auth::Anonymous, &[]).fetch_blob("app", blob, store, &|_| {}).await
+    registry(&server.host, RegistryAuth::Anonymous, &[]).fetch_blob("app", blob, store, &|_| {}).await
 }
 
 fn nothing_kept(store: &Store) {
@@ -145,8 +145,8 @@ fn nothing_kept(store: &Store) {
     }
 }
 
-fn secret() -> Auth {
-    Auth::Basic { user: "me".into(), password: "secret".into() }
+fn secret() -> RegistryAuth {
+    RegistryAuth::Basic("me".into(), "secret".into())
 }
 
 #[tokio::test]
@@ -200,7 +200,10 @@ async fn m2_other_bytes_of_the_right_size_are_not_kept() {
     nothing_kept(&store);
     let manifest = Server::start(Arc::new(|_: &Request| Reply::ok(b"{}"))).await;
     let pinned: Reference = format!("{}/app@{}", manifest.host, Digest::of(b"other")).parse().unwrap();
-    let e = registry(&manifest.host, Auth::Anonymous, &[]).pull(&pinned, &store, &|_| {}).await.unwrap_err();
+    let e = registry(&manifest.host, RegistryAuth::Anonymous, &[])
+        .pull(&pinned, &store, &|_| {})
+        .await
+        .unwrap_err();
     assert_eq!(e.code(), Some(Code::DigestMismatch), "{e}");
 }
 
@@ -286,7 +289,7 @@ async fn m6_a_realm_on_another_host_gets_no_credentials() {
     assert!(token.requests().is_empty(), "nothing goes there, not even an anonymous request");
     assert!(server.requests().iter().all(|r| r.authorization.is_none()));
     // Without credentials there is nothing to lose, and a host that the operator named may see them.
-    pull(Auth::Anonymous, &[]).await.unwrap();
+    pull(RegistryAuth::Anonymous, &[]).await.unwrap();
     assert_eq!(token.requests()[0].authorization, None);
     store.remove(&blob.digest).unwrap();
     pull(secret(), &["127.0.0.2"]).await.unwrap();
@@ -342,10 +345,10 @@ async fn missing_credentials_wrong_ones_and_missing_images_are_told_apart() {
         let store = store.clone();
         async move { registry.pull(&reference, &store, &|_| {}).await.unwrap_err() }
     };
-    assert!(matches!(pull("secret", Auth::Anonymous).await, Error::Unauthorized(_)));
+    assert!(matches!(pull("secret", RegistryAuth::Anonymous).await, Error::Unauthorized(_)));
     assert!(matches!(pull("secret", secret()).await, Error::Unauthorized(_)));
-    assert!(matches!(pull("gone", Auth::Anonymous).await, Error::NotFound(_)));
-    let e = pull("broken", Auth::Anonymous).await;
+    assert!(matches!(pull("gone", RegistryAuth::Anonymous).await, Error::NotFound(_)));
+    let e = pull("broken", RegistryAuth::Anonymous).await;
     assert!(matches!(e, Error::Unavailable(_)) && e.is_transient());
     assert!(!e.to_string().contains("secret"));
 }
@@ -364,7 +367,10 @@ async fn manifests_and_token_answers_without_end_stop_at_their_caps() {
     };
     let server = Server::start(Arc::new(flood)).await;
     let reference: Reference = format!("{}/app", server.host).parse().unwrap();
-    let e = registry(&server.host, Auth::Anonymous, &[]).pull(&reference, &store, &|_| {}).await.unwrap_err();
+    let e = registry(&server.host, RegistryAuth::Anonymous, &[])
+        .pull(&reference, &store, &|_| {})
+        .await
+        .unwrap_err();
     assert_eq!(e.code(), Some(Code::TooLarge), "{e}");
     let realm = server.host.clone();
     let challenge = Server::start(Arc::new(move |_: &Request| {
@@ -374,9 +380,27 @@ async fn manifests_and_token_answers_without_end_stop_at_their_caps() {
         )
     }))
     .await;
-    let e =
-        registry(&challenge.host, Auth::Anonymous, &[]).pull(&reference, &store, &|_| {}).await.unwrap_err();
+    let e = registry(&challenge.host, RegistryAuth::Anonymous, &[])
+        .pull(&reference, &store, &|_| {})
+        .await
+        .unwrap_err();
     assert_eq!(e.code(), Some(Code::TooLarge), "{e}");
+}
+
+#[tokio::test]
+async fn the_text_of_an_error_without_end_is_not_waited_for() {
+    let (_dir, store) = store();
+    let endless = |_: &Request| Reply {
+        head: "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n".into(),
+        body: vec![b'e'; 64 << 20],
+        drip: Some(Duration::from_micros(10)),
+        ..Reply::default()
+    };
+    let server = Server::start(Arc::new(endless)).await;
+    let started = Instant::now();
+    let e = fetch(&server, &Descriptor::of("x", &[1; 10]), &store).await.unwrap_err();
+    assert!(matches!(&e, Error::Unavailable(m) if m.contains("503") && m.len() < 400), "{e}");
+    assert!(started.elapsed() < Duration::from_secs(3));
 }
 
 #[tokio::test]
@@ -397,7 +421,10 @@ async fn m4_a_manifest_served_as_an_index() {
     }))
     .await;
     let reference: Reference = format!("{}/app", server.host).parse().unwrap();
-    let e = registry(&server.host, Auth::Anonymous, &[]).pull(&reference, &store, &|_| {}).await.unwrap_err();
+    let e = registry(&server.host, RegistryAuth::Anonymous, &[])
+        .pull(&reference, &store, &|_| {})
+        .await
+        .unwrap_err();
     assert_eq!(e.code(), Some(Code::AmbiguousManifest), "{e}");
 }
 

@@ -3,31 +3,6 @@
 
 use http_auth::ChallengeParser;
 use reqwest::Url;
-use std::fmt;
-
-/// How to appear at a registry.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub enum Auth {
-    /// Without credentials (or by the client certificate alone).
-    #[default]
-    Anonymous,
-    /// With a user and a password or access token.
-    Basic {
-        /// The user.
-        user: String,
-        /// The secret.
-        password: String,
-    },
-}
-
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Anonymous => f.write_str("Anonymous"),
-            Self::Basic { user, .. } => write!(f, "Basic({user:?}, …)"),
-        }
-    }
-}
 
 /// What a registry asks for in its 401.
 #[derive(Debug, PartialEq, Eq)]

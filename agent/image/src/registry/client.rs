@@ -1,12 +1,13 @@
 //! One registry: requests with time-outs, redirects and credentials under our own rules.
 
-use super::auth::{self, Auth, Challenge};
+use super::auth::{self, Challenge};
 use super::pace::{Body, chain};
 use super::tls::{self, Tls};
 use crate::error::{Error, Result};
+use oci_client::secrets::RegistryAuth;
+use oci_client::token_cache::RegistryToken;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Client, Response, StatusCode, Url};
-use serde::Deserialize;
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -49,10 +50,10 @@ impl Default for Patience {
 }
 
 /// How a registry is reached.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Access {
     /// As whom.
-    pub auth: Auth,
+    pub auth: RegistryAuth,
     /// Over what.
     pub tls: Tls,
     /// Plain HTTP, because the operator said so of this very host.
@@ -63,6 +64,18 @@ pub struct Access {
     pub patience: Patience,
 }
 
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            auth: RegistryAuth::Anonymous,
+            tls: Tls::default(),
+            insecure: false,
+            token_hosts: Vec::new(),
+            patience: Patience::default(),
+        }
+    }
+}
+
 /// A registry to pull from.
 #[derive(Debug)]
 pub struct Registry {
@@ -70,7 +83,7 @@ pub struct Registry {
     own: Client,
     /// For redirects and token services elsewhere: no client certificate, the machine's authorities.
     other: OnceCell<Client>,
-    auth: Auth,
+    auth: RegistryAuth,
     token_hosts: Vec<String>,
     pub(super) patience: Patience,
     authorization: Mutex<Option<HeaderValue>>,
@@ -186,16 +199,16 @@ impl Registry {
     async fn authenticate(&self, headers: &HeaderMap, repository: &str) -> Result<()> {
         let headers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|h| h.to_str().ok());
         let value = match (auth::challenge(headers), &self.auth) {
+            (_, RegistryAuth::Bearer(token)) => format!("Bearer {token}"),
             (Some(Challenge::Bearer { realm, service }), _) => {
-                let token = self.token(realm, service.as_deref(), repository).await?;
-                format!("Bearer {token}")
+                self.token(realm, service.as_deref(), repository).await?.bearer_token()
             }
-            (Some(Challenge::Basic), Auth::Basic { user, password }) => basic(user, password),
-            (_, Auth::Anonymous) => {
+            (Some(Challenge::Basic), RegistryAuth::Basic(user, password)) => basic(user, password),
+            (_, RegistryAuth::Anonymous) => {
                 let detail = format!("{} asks for credentials and none are configured for it", self.name());
                 return Err(Error::Unauthorized(detail));
             }
-            (None, Auth::Basic { .. }) => {
+            (None, RegistryAuth::Basic(..)) => {
                 let detail = format!("{} refuses and names no way to log in that Shoal knows", self.name());
                 return Err(Error::Unauthorized(detail));
             }
@@ -210,7 +223,7 @@ impl Registry {
     }
 
     /// A token to pull from `repository`; the scope is ours, whatever the challenge says.
-    async fn token(&self, mut realm: Url, service: Option<&str>, repository: &str) -> Result<String> {
+    async fn token(&self, mut realm: Url, service: Option<&str>, repository: &str) -> Result<RegistryToken> {
         let service_host = realm.host_str().unwrap_or_default().to_owned();
         if !auth::may_ask(&self.base, &realm) {
             let detail =
@@ -226,7 +239,7 @@ impl Registry {
         }
         let home = auth::same_origin(&self.base, &realm);
         let mut request = if home { &self.own } else { self.other().await? }.get(realm.clone());
-        if let Auth::Basic { user, password } = &self.auth {
+        if let RegistryAuth::Basic(user, password) = &self.auth {
             if !auth::may_see_credentials(&self.base, &realm, &self.token_hosts) {
                 return Err(Error::Unauthorized(format!(
                     "{} sends the login to another host, {service_host}; it is not sent there unless that host is \
@@ -242,13 +255,8 @@ impl Registry {
             return Err(self.failure(response, &what).await);
         }
         let answer = Body::new(response, &self.patience).whole(TOKEN_ANSWER, &what).await?;
-        let answer: TokenAnswer = serde_json::from_slice(&answer)
-            .map_err(|e| Error::Unauthorized(format!("{what}: the answer is not readable: {e}")))?;
-        answer
-            .token
-            .or(answer.access_token)
-            .filter(|t| !t.is_empty())
-            .ok_or_else(|| Error::Unauthorized(format!("{what}: the answer has no token")))
+        serde_json::from_slice(&answer)
+            .map_err(|e| Error::Unauthorized(format!("{what}: the answer has no token: {e}")))
     }
 
     fn authorization(&self) -> Option<HeaderValue> {
@@ -258,12 +266,6 @@ impl Registry {
     async fn other(&self) -> Result<&Client> {
         self.other.get_or_try_init(|| async { client(tls::system()?, &self.patience) }).await
     }
-}
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
 }
 
 fn basic(user: &str, password: &str) -> String {
