@@ -12,7 +12,7 @@ pub(crate) struct Source {
     /// A deployment file; `-` is standard input.
     #[arg(short = 'f', long = "file", value_name = "FILE", required_unless_present = "pod")]
     pub(crate) file: Option<PathBuf>,
-    /// A CRI PodSandboxConfig, JSON.
+    /// A CRI PodSandboxConfig, JSON; its container runs once, as with crictl.
     #[arg(long, value_name = "FILE", requires = "container", conflicts_with = "file")]
     pub(crate) pod: Option<PathBuf>,
     /// A CRI ContainerConfig, JSON.

@@ -10,7 +10,7 @@ use super::tree::parse_json;
 use super::{Draft, empty_pod, limits, not_readable, report};
 use crate::error::Result;
 use shoal_protocol::ids::Name;
-use shoal_protocol::latest::{LogConsent, PortMapping, Resources, Rollout, Target};
+use shoal_protocol::latest::{LogConsent, PortMapping, Resources, RestartPolicy, Rollout, Target};
 
 /// One of the two files.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ const NO_LABELS_OF_KERNEL: &str =
 fn pod_sandbox(field: &Field<'_>, f: &mut Findings, name: Option<&Name>) -> Option<Draft> {
     let mut o = field.object(f);
     let mut template = empty_pod();
+    // A CRI runtime starts a container once; whoever wants it again asks again.
+    template.restart_policy = RestartPolicy::Never;
     let mut own_name = None;
     if let Some(metadata) = o.need("metadata", f) {
         let mut m = metadata.object(f);

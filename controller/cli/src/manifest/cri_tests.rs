@@ -83,6 +83,7 @@ fn the_examples_become_the_pod_that_they_describe() {
     let (d, _) = read(SANDBOX, CONTAINER).unwrap();
     let c = &d.containers[0];
     assert_eq!(d.name.as_str(), "podsandbox12");
+    assert_eq!(d.pod.restart_policy, RestartPolicy::Never, "as with crictl");
     assert_eq!(d.pod.hostname.as_deref(), Some("crictl_host"));
     assert_eq!(
         (d.pod.resources.memory_limit, d.pod.resources.memory_request),
