@@ -2,7 +2,7 @@
 //!
 //! Never decides: paths, ids and limits come checked from supervise.
 
-use super::process::{place_descriptors, unshare};
+use super::process::{default_signals, place_descriptors, unshare};
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, openat2};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
@@ -123,8 +123,10 @@ pub(crate) fn enter(plan: &mut Plan<'_>) -> Result<Infallible, StepError> {
     if let Some(wanted) = plan.oom_score_adj {
         oom_score_adj(wanted).map_err(at("set oom_score_adj"))?;
     }
-    // 2. A session of its own: no terminal, no signal meant for the parent.
+    // 2. A session of its own: no terminal, no signal meant for the parent; and those that supervise blocks and ignores
+    // do their work again, or a request to stop would wait for the kill.
     setsid().map_err(at("start a session"))?;
+    default_signals().map_err(at("take back signals"))?;
     // 3. Namespaces and root. What is copied into the tmpfs from here on is charged to the groups.
     if let Some(jail) = plan.jail {
         let all = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET;

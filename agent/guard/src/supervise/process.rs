@@ -122,6 +122,22 @@ pub(crate) fn signal_descriptor() -> io::Result<OwnedFd> {
     }
 }
 
+/// Undoes [`signal_descriptor`] and what a shell in the background left ignored. For a child only, before it executes.
+pub(crate) fn default_signals() -> io::Result<()> {
+    // SAFETY: sigemptyset fills a set on this stack and sigprocmask reads it; SIG_DFL is a valid disposition for each.
+    unsafe {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+            if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        let done = libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
 /// The numbers of the signals that wait on a signal descriptor.
 pub(crate) fn read_signals(fd: &OwnedFd) -> Vec<i32> {
     const SIZE: usize = size_of::<libc::signalfd_siginfo>();
