@@ -616,6 +616,10 @@ fn s17_only_what_the_snapshot_lists_is_taken() {
     let snapshot = fleet.list(removed);
     fleet.accept(&snapshot).unwrap();
     assert_eq!(fleet.refused(&bytes), Code::NotInSnapshot, "removed and replayed on a new device");
+    // Listed under this sequence, but other bytes: never accepted here, so it is no equivocation.
+    let snapshot = fleet.list(entry("twin", revision(1, Digest::of(b"what was listed"))));
+    fleet.accept(&snapshot).unwrap();
+    assert_eq!(fleet.refused(&seal(&fleet.deployment("twin", 1), &[seed::DEPLOY]).0), Code::NotInSnapshot);
     // Stable counts as listed, and an older revision between them does not.
     let sealed: Vec<_> = (1..=3).map(|s| seal(&fleet.deployment("web", s), &[seed::DEPLOY])).collect();
     let both = Entry { stable: Some(revision(1, sealed[0].1)), ..entry("web", revision(3, sealed[2].1)) };
@@ -636,6 +640,8 @@ fn s17_a_snapshot_never_loses_a_live_name_or_a_step() {
     let with = |fleet: &Fleet, entries| seal(&fleet.snapshot(held.version + 1, entries), &[seed::SNAPSHOT]).0;
     let dropped = with(&fleet, vec![entry("other", revision(1, Digest::of(b"1")))]);
     assert_eq!(fleet.refused(&dropped), Code::SnapshotRollback);
+    let emptied = with(&fleet, vec![]);
+    assert_eq!(fleet.refused(&emptied), Code::SnapshotRollback, "the last name of the list");
     let fallen = with(&fleet, vec![entry("app", revision(4, Digest::of(b"4")))]);
     assert_eq!(fleet.refused(&fallen), Code::SnapshotRollback);
     let e = &held.entries[0];
@@ -851,6 +857,54 @@ fn s25_a_token_is_bound_to_what_it_says() {
     assert_eq!(fleet.refused(&by_token), Code::RoleScope);
     fleet.accept(&seal(&fleet.record(1), &[seed::ENROLL]).0).unwrap();
     fleet.still_works();
+}
+
+#[test]
+fn s10_a_root_never_lowers_the_epoch() {
+    let mut fleet = Fleet::with_root(&root_1());
+    fleet.accept(&seal(&Root { epoch: 2, ..fleet.root_2() }, &[seed::ROOT]).0).unwrap();
+    let lower = Root { version: 3, epoch: 1, ..fleet.root_2() };
+    assert_eq!(fleet.refused(&seal(&lower, &[seed::ROOT]).0), Code::Epoch);
+    fleet.accept(&seal(&Root { epoch: 2, ..lower }, &[seed::ROOT]).0).unwrap();
+}
+
+#[test]
+fn s12_a_record_whose_id_is_not_its_keys_is_malformed() {
+    let mut fleet = Fleet::new();
+    let stolen = DeviceRecord { identity: key(50).public(), ..fleet.record(2) };
+    assert_eq!(fleet.refused(&seal(&stolen, &[seed::ENROLL]).0), Code::Malformed);
+    fleet.accept(&seal(&fleet.record(2), &[seed::ENROLL]).0).unwrap();
+}
+
+#[test]
+fn s9_a_snapshot_may_not_swap_the_newest_below_an_unchanged_stable() {
+    let mut fleet = Fleet::new();
+    let at = |n, text: &[u8]| revision(n, Digest::of(text));
+    let listed = Entry { stable: Some(at(1, b"1")), ..entry("app", at(2, b"2")) };
+    let snapshot = fleet.list(listed.clone());
+    fleet.accept(&snapshot).unwrap();
+    let swapped = fleet.list(Entry { newest: at(2, b"other"), ..listed.clone() });
+    assert_eq!(fleet.refused(&swapped), Code::Equivocation);
+    let onward = fleet.list(Entry { newest: at(3, b"3"), ..listed });
+    fleet.accept(&onward).unwrap();
+}
+
+#[test]
+fn s11_under_an_ended_root_only_roots_are_taken_anew() {
+    let mut fleet = Fleet::new();
+    let d = Deployment { not_after: NOW.plus(3 * YEAR), ..fleet.deployment("app", 1) };
+    let bytes = listed(&mut fleet, &d);
+    let late = NOW.plus(YEAR + DAY);
+    let held = fleet.state.snapshot.as_ref().unwrap().document.clone();
+    let next = Snapshot { version: held.version + 1, not_after: NOW.plus(3 * YEAR), ..(*held).clone() };
+    let (snapshot, _) = seal(&next, &[seed::SNAPSHOT]);
+    let refusal = verify(&snapshot, &fleet.state, late, Expect::Delivered).unwrap_err();
+    assert_eq!(refusal.code, Code::Expired);
+    let root = Root { not_after: NOW.plus(3 * YEAR), ..fleet.root_2() };
+    for good in [seal(&root, &[seed::ROOT]).0, snapshot, bytes] {
+        let verdict = verify(&good, &fleet.state, late, Expect::Delivered).unwrap();
+        fleet.state.advance(&verdict);
+    }
 }
 
 #[test]
