@@ -72,6 +72,19 @@ fn locate(d: &Desired, pod: &ObservedPod, all: &[Desired], observed: &Observed, 
         let phase = if running { Phase::Stopping } else { Phase::Failed };
         return Where::because(phase, "rolled_back", format!("{}: {}", v.code, v.message), None);
     }
+    let successor = all.iter().find(|o| {
+        o.deployment.name == d.deployment.name
+            && o.revision.sequence > d.revision.sequence
+            && !matches!(o.standing, Standing::Withdrawn { .. })
+            && observed
+                .pods
+                .get(&o.revision.digest)
+                .is_some_and(|p| p.record.verdict.is_none() && p.record.activated_at.is_some())
+    });
+    if let (false, Some(next)) = (running, successor) {
+        let message = format!("sequence {} took its place; kept to return to", next.revision.sequence);
+        return Where::because(Phase::Stopped, "standby", message, None);
+    }
     if running || record.activated_at.is_some() {
         return locate_started(d, pod, now);
     }

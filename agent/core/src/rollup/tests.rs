@@ -78,6 +78,22 @@ fn s18_a_waiting_state_has_its_reason_and_deadline() {
 }
 
 #[test]
+fn last_good_stands_by_while_its_successor_is_tried() {
+    let old = desired("web", 1, Standing::LastGood);
+    let new = desired("web", 2, Standing::Candidate);
+    let mut stopped = running(&old, T0);
+    stopped.record.containers[0].ended(1, Cause::Stopped, T0, T0, 0);
+    let set = [old.clone(), new.clone()];
+    let seen = all(&[(&old, stopped.clone()), (&new, running(&new, T0))]);
+    let s = status(&old, &set, &seen, T0);
+    assert_eq!((s.phase, s.reason.as_deref()), (Phase::Stopped, Some("standby")));
+    let mut bad = running(&new, T0);
+    bad.record.condemn("trap", "", T0);
+    let seen = all(&[(&old, stopped), (&new, bad)]);
+    assert_ne!(status(&old, &set, &seen, T0).phase, Phase::Stopped, "it runs again");
+}
+
+#[test]
 fn c3_a_refused_start_is_a_failure_with_its_code_and_is_tried_again() {
     let d = desired("web", 1, Standing::Candidate);
     let mut pod = observed(&d);
