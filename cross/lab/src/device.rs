@@ -69,18 +69,18 @@ impl Device {
         command
     }
 
-    /// Starts guard and waits for its sockets.
+    /// Starts guard and waits until it says that it is ready.
     pub fn start_guard(&mut self) -> Result<()> {
         let log = self.root.with_extension("guard.log");
         let mut command = self.command("shoal-guard");
+        let ready = |text: &str| text.matches("supervise: ready").count();
+        let before = ready(&self.guard_output());
         let mut service = Service::spawn(command.arg("supervise").arg("--root").arg(&self.root), &log)?;
-        let sockets =
-            ["supervise.sock", "admit.sock", "admit-root.sock"].map(|s| self.root.join("run/shoal").join(s));
-        wait_until("guard's sockets", Duration::from_secs(20), || {
+        wait_until("guard to be ready", Duration::from_secs(20), || {
             if let Some(status) = service.ended()? {
                 bail!("shoal-guard ended with {status}\n{}", service.output());
             }
-            Ok(sockets.iter().all(|s| s.exists()).then_some(()))
+            Ok((ready(&service.output()) > before).then_some(()))
         })?;
         self.guard = Some(service);
         Ok(())

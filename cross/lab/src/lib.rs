@@ -188,6 +188,7 @@ impl Lab {
         let mut device = self.prepare_device()?;
         if let Some(uid) = uid {
             device.give_to(uid)?;
+            std::os::unix::fs::chown(&join, Some(uid), Some(uid)).context("give the join file away")?;
         }
         device.start_guard()?;
         device.enroll(&join)?;

@@ -39,7 +39,7 @@ fn c6_a_guest_at_its_own_memory_limit_is_not_killed_by_the_kernel() {
     if needs_root("c6_a_guest_at_its_own_memory_limit_is_not_killed_by_the_kernel") {
         return;
     }
-    let extra = "resources:\n  limits:\n    memory: 128Mi\n    wasmPages: 64";
+    let extra = "resources:\n  limits:\n    memory: 128Mi\n    wasmMemory: 4Mi";
     end_of("grows", EATS_MEMORY, extra, "guest_memory");
 }
 
@@ -48,10 +48,10 @@ fn c2_memory_above_the_cgroups_limit_ends_in_oom_killed() {
     if needs_root("c2_memory_above_the_cgroups_limit_ends_in_oom_killed") {
         return;
     }
-    let extra = "resources:\n  limits:\n    memory: 24Mi\n    wasmPages: 4096";
+    let extra = "resources:\n  limits:\n    memory: 16Mi\n    wasmMemory: 256Mi";
     let pod = end_of("eats", EATS_MEMORY, extra, "oom_killed");
     let peak = pod["containers"][0]["memory_peak"].as_u64().unwrap();
-    assert!(peak > 16 << 20 && peak <= 24 << 20, "peak {peak}");
+    assert!(peak > 10 << 20 && peak <= 16 << 20, "peak {peak}");
 }
 
 #[test]

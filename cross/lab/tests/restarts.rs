@@ -123,9 +123,14 @@ fn f3_a_revision_that_does_not_become_healthy_gives_way_to_last_good() {
     fleet.wait_pod("app", "health", |p| p["phase"] == "healthy");
     fleet.import_wat("broken:1", TRAPS);
     fleet.apply(&manifest("app", "broken:1", "Never", ""));
-    let pod = fleet.wait_pod("app", "last-good to run again", |p| runs(p) && p["revision"]["sequence"] == 1);
-    let all = fleet.pods("app");
-    assert!(all.iter().any(|p| p["reason"].is_string()) || pod["reason"].is_string(), "{all:#?}");
+    let mut seen = Vec::new();
+    wait_until("the failure to be told and last-good to run again", LONG, || {
+        seen = fleet.pods("app");
+        let of = |sequence: u64| seen.iter().find(|p| p["revision"]["sequence"] == sequence);
+        let failed = of(2).is_some_and(|p| p["phase"] == "failed" && p["reason"].is_string());
+        Ok((failed && of(1).is_some_and(runs)).then_some(()))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{seen:#?}\n{}", fleet.outputs()));
 }
 
 #[test]
