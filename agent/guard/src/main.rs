@@ -5,6 +5,7 @@
 mod admit;
 mod clock;
 mod log;
+mod points;
 mod say;
 mod supervise;
 
@@ -12,13 +13,6 @@ use anyhow::{Context as _, bail};
 use shoal_ipc::{Error, Layout, SuperviseClient};
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// A named point at which a test can make the process die; nothing without the feature `failpoints`.
-pub(crate) fn point(name: &'static str) {
-    fail::fail_point!(name);
-    // Without the feature the macro is empty.
-    let _ = name;
-}
 
 const HELP: &str = "\
 The trusted side of a Shoal device.
@@ -65,6 +59,7 @@ fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Args> {
 }
 
 fn run() -> anyhow::Result<()> {
+    points::arm()?;
     let args = parse(std::env::args().skip(1))?;
     let layout = || -> anyhow::Result<Layout> {
         std::fs::create_dir_all(&args.root)
@@ -96,6 +91,8 @@ fn run() -> anyhow::Result<()> {
             let status = SuperviseClient::connect_root(&layout()?)?.status()?;
             say::out(&format!("{status:#?}\n"));
         }
+        #[cfg(feature = "failpoints")]
+        "points" => say::out(&points::list()),
         other => bail!("{other:?} is no verb of shoal-guard; see --help"),
     }
     Ok(())

@@ -152,7 +152,7 @@ impl Admit {
                 Msg::Fact { id, ticket, container, attempt, event, at, .. } => {
                     match self.model.fact(ticket.0, &container, attempt, event, at) {
                         Ok(()) => {
-                            crate::point("admit::fact");
+                            crate::points::point("admit::fact");
                             self.supervise.send_wait(&Msg::FactAck { id }, &[], Duration::from_secs(5))?;
                             self.tell_supervise()?;
                             self.changed();
@@ -191,7 +191,7 @@ impl Admit {
                 }
             }
             self.told.insert(r.digest, standing.permission);
-            crate::point("admit::told");
+            crate::points::point("admit::told");
             changed = true;
         }
         self.told.retain(|d, _| standings.contains_key(d));

@@ -207,7 +207,7 @@ impl Model {
         let mut next = self.trust.clone();
         next.advance(verdict);
         let document = Document { kind: kind.as_str().into(), name, sequence, envelope: bytes.to_vec() };
-        crate::point("admit::verified");
+        crate::points::point("admit::verified");
         let change = |c: &Change<'_>| {
             match kind {
                 Kind::Root | Kind::Deployment => c.put(&document)?,
@@ -318,7 +318,7 @@ impl Model {
         next.advance(&verdict);
         let token = document(Kind::Token, 0, &material.token);
         let secrets = if self.keys.is_none() { Some((random()?, random()?)) } else { None };
-        crate::point("admit::enroll");
+        crate::points::point("admit::enroll");
         let change = |c: &Change<'_>| {
             documents.iter().try_for_each(|d| c.put(d))?;
             c.put_only(&token)?;

@@ -83,9 +83,9 @@ impl Store {
     pub(super) fn change<T>(&mut self, change: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
         let change_of = Change(self.0.transaction()?);
         let value = change(&change_of)?;
-        crate::point("admit::before_commit");
+        crate::points::point("admit::before_commit");
         change_of.0.commit()?;
-        crate::point("admit::committed");
+        crate::points::point("admit::committed");
         Ok(value)
     }
 

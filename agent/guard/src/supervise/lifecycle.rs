@@ -93,7 +93,7 @@ impl Supervise {
             state.stderr_tail.clear();
         }
         let state = state.clone();
-        crate::point("supervise::end");
+        crate::points::point("supervise::end");
         if let Err(e) = c.record.save_durably(&self.layout.containers()) {
             say::error("the end of a container is not written down", &e);
         }

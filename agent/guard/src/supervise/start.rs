@@ -196,7 +196,7 @@ impl Supervise {
         record.state.pid = child.pid.as_raw_nonzero().get().cast_unsigned();
         record.start_ticks = start_ticks(record.state.pid).unwrap_or(0);
         record.save(&self.layout.containers()).map_err(io_refusal("write the container's record"))?;
-        crate::point("supervise::recorded");
+        crate::points::point("supervise::recorded");
         // A child that died meanwhile is noticed by its signal.
         let _ = rustix::io::write(&go.1, &[1]);
         let live = Live {
