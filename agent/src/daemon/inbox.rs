@@ -7,7 +7,9 @@ use shoal_ipc::Verdict;
 use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::Envelope;
 use shoal_protocol::latest::{Ack, Kind, Order, Verb};
+use shoal_protocol::refusal::Code;
 use shoal_protocol::topics::Topic;
+use std::time::Instant;
 
 /// Messages that wait for admission at a time.
 const INBOX_MAX: usize = 256;
@@ -41,7 +43,7 @@ impl Daemon {
 
     /// Hands everything that waits to admission.
     pub(super) async fn submit_inbox(&mut self) {
-        if self.inbox.is_empty() || !self.admit_up {
+        if self.inbox.is_empty() || !self.admit_up || self.storage_retry.is_some_and(|t| t > Instant::now()) {
             return;
         }
         let mut waiting = std::mem::take(&mut self.inbox);
@@ -58,6 +60,13 @@ impl Daemon {
                     if kind == Kind::Order.as_str() && !known {
                         self.order(&envelope).await;
                     }
+                }
+                // Admission could not make it durable. Nobody sends it again by himself, so it waits for space (F2).
+                Ok(Verdict::Refused { code, detail }) if code == Code::StorageUnavailable.as_str() => {
+                    self.storage_failed(&anyhow::anyhow!("admission cannot keep a document: {detail}"));
+                    self.inbox.push((topic, envelope));
+                    self.inbox.extend(waiting);
+                    return;
                 }
                 Ok(Verdict::Refused { code, detail }) => tracing::warn!(?topic, %code, %detail, "refused"),
                 Err(error) => {

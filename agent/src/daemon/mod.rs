@@ -42,7 +42,7 @@ const RESYNC: Duration = Duration::from_hours(6);
 /// How long nothing is planned after a step could not be carried out.
 const HOLD_BACK: Duration = Duration::from_secs(5);
 /// Until a failed write of a record or report is tried again.
-const STORAGE_RETRY: Duration = Duration::from_secs(30);
+const STORAGE_RETRY: Duration = Duration::from_secs(10);
 /// Rounds of planning before the loop listens again.
 const ROUNDS: usize = 8;
 /// Fetches at a time.

@@ -144,6 +144,12 @@ impl Device {
         Finished::of(self.command("shoal-agent").args(args).arg("--root").arg(&self.root))
     }
 
+    /// The named points at which a build for fault tests can be killed.
+    pub fn points(&self, binary: &str) -> Result<Vec<String>> {
+        let text = Finished::of(self.command(binary).arg("points"))?.ok()?;
+        Ok(text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect())
+    }
+
     /// Cuts the power: every process of the device dies at once, containers included, and /run is emptied.
     pub fn power_cut(&mut self) {
         for service in [self.agent.take(), self.guard.take()].iter_mut().flatten() {

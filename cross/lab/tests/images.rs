@@ -93,12 +93,24 @@ fn build(dir: &Path, name: &str, wat: &str) {
     buildah(dir, &["rm", &container]);
 }
 
-/// Builds `app:1` and pushes it to the registry.
-fn pushed(dir: &Path, registry: &Registry) -> String {
-    build(dir, "app:1", SLEEPS);
+/// Builds `app:1`, pushes it to the registry and writes a lock file; then the operator's own copy is gone, so that apply has
+/// nothing to give to the controller.
+fn pushed_and_locked(fleet: &Fleet, registry: &Registry) -> (String, PathBuf) {
+    build(fleet.dir.path(), "app:1", SLEEPS);
     let reference = format!("{}/app:1", registry.host);
-    buildah(dir, &["push", "--tls-verify=false", "app:1", &format!("docker://{reference}")]);
-    reference
+    let target = format!("docker://{reference}");
+    buildah(fleet.dir.path(), &["push", "--tls-verify=false", "app:1", &target]);
+    let lock = fleet.dir.path().join("shoal.lock");
+    fleet.shoal(&["image", "import", "--local", &reference]);
+    fleet.shoal(&["image", "lock", "--file", utf8(&lock), &reference]);
+    std::fs::remove_dir_all(fleet.lab.operator.home.join("images")).unwrap();
+    (reference, lock)
+}
+
+/// Applies a deployment called `app` of an image that only the lock file knows.
+fn apply_locked(fleet: &Fleet, reference: &str, lock: &Path) {
+    let path = fleet.file("app.yaml", manifest("app", reference, "Always", ""));
+    fleet.shoal(&["apply", "-f", utf8(&path), "--lock", utf8(lock), "--yes"]);
 }
 
 #[test]
@@ -154,10 +166,9 @@ fn a_device_pulls_from_the_registry_that_the_reference_names() {
     }
     let fleet = fleet_with(1);
     let registry = Registry::start(fleet.dir.path());
-    let reference = pushed(fleet.dir.path(), &registry);
-    fleet.shoal(&["image", "import", "--local", &reference]);
+    let (reference, lock) = pushed_and_locked(&fleet, &registry);
     let before = registry.blobs_served();
-    fleet.apply(&manifest("app", &reference, "Always", ""));
+    apply_locked(&fleet, &reference, &lock);
     fleet.wait_running("app", 1);
     assert!(registry.blobs_served() > before, "the device took it from elsewhere");
     let remote = fleet.lab.operator.json(&["image", "ls", "--remote"]).unwrap();
@@ -171,10 +182,9 @@ fn u4_a_registry_that_is_down_is_a_named_wait_and_over_when_it_is_back() {
     }
     let fleet = fleet_with(1);
     let mut registry = Registry::start(fleet.dir.path());
-    let reference = pushed(fleet.dir.path(), &registry);
-    fleet.shoal(&["image", "import", "--local", &reference]);
+    let (reference, lock) = pushed_and_locked(&fleet, &registry);
     registry.stop();
-    fleet.apply(&manifest("app", &reference, "Always", ""));
+    apply_locked(&fleet, &reference, &lock);
     let waits = fleet.wait_pod("app", "a wait for the registry", |p| p["reason"] == "image_unavailable");
     assert_eq!(waits["phase"], "pulling", "{waits:#}");
     assert!(!waits["deadline"].is_null(), "no word about when it is tried again: {waits:#}");
