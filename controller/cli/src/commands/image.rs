@@ -84,8 +84,11 @@ fn from_files(
     if let Some(reference) = name {
         let names: Vec<String> = found.iter().filter_map(|f| f.reference.clone()).collect();
         let mut all = found.into_iter();
-        return match (all.next(), all.next()) {
-            (Some(i), None) => Ok(vec![Named { reference, manifest: i.manifest, size: i.size }]),
+        return match all.next() {
+            // One image may have several names where it came from.
+            Some(i) if all.all(|other| other.manifest == i.manifest) => {
+                Ok(vec![Named { reference, manifest: i.manifest, size: i.size }])
+            }
             _ => Err(CliError::usage(format!(
                 "{} holds {} images, so one name is not enough",
                 args.source,
