@@ -16,6 +16,8 @@ mod pins;
 mod process;
 mod sources;
 mod test;
+#[cfg(test)]
+mod tidy;
 mod tools;
 
 use std::process::ExitCode;
