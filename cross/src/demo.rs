@@ -206,7 +206,7 @@ impl Demo {
         let mut thief = Command::new(self.lab.binary("shoal-attack"));
         thief.arg("--data").arg(&self.lab.controller.data).args(["--device", &id, act]);
         Finished::of(&mut thief)?.ok()?;
-        let refusal = wait_until(&format!("the device's refusal {code}"), Duration::from_secs(20), || {
+        let refusal = wait_until(&format!("the device's refusal {code}"), Duration::from_mins(1), || {
             let device = self.lab.operator.json(&["describe", "device", &id])?;
             let found = device["refusals"].as_array().into_iter().flatten().find(|r| r["code"] == code);
             Ok(found.cloned())

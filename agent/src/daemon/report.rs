@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Reports on their way at a time.
 const WINDOW: u64 = 48;
 /// The first wait for an acknowledgement.
-const RESEND: Duration = Duration::from_secs(20);
+const RESEND: Duration = Duration::from_secs(5);
 /// The longest.
 const RESEND_MAX: Duration = Duration::from_mins(5);
 /// Between heartbeats.
