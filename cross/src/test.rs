@@ -53,6 +53,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
                 }
             }
         }
+        stage("dependency rules: advisories", began);
+        advisories(&mut count)?;
     }
     stage("binaries for the end-to-end tests", began);
     let bins = assemble(Profile::Dev, true)?;
@@ -97,6 +99,24 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Advisories need a database from the network; where it cannot be had the check is skipped, and counted as that.
+fn advisories(count: &mut Count) -> Result<()> {
+    let mut command = Command::new(tools::Tool::CargoDeny.program()?);
+    let done = process::output(command.current_dir(paths::workspace()).args(["check", "advisories"]))?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    if done.status.success() {
+        count.passed += 1;
+    } else if said.contains("failed to fetch advisory database") {
+        count
+            .skipped
+            .push("dependency rules: advisories: their database cannot be fetched from here".to_owned());
+    } else {
+        output::warn(&said);
+        count.failed += 1;
+    }
+    Ok(())
+}
+
 type Check<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>);
 
 fn checks(engine: &engine::Engine) -> Vec<Check<'_>> {
@@ -127,6 +147,12 @@ fn checks(engine: &engine::Engine) -> Vec<Check<'_>> {
             "documentation",
             Box::new(|| {
                 process::run(cargo(&["doc", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
+            }),
+        ),
+        (
+            "guests' own tests",
+            Box::new(|| {
+                process::run(&mut cargo(&["test", "--quiet", "--manifest-path", "deploy/apps/Cargo.toml"]))
             }),
         ),
         ("guests rebuild to the same bytes", Box::new(guests::check)),

@@ -19,7 +19,8 @@ mod tests {
             let files: Vec<String> = quoted(cells[3])
                 .iter()
                 .map(|file| {
-                    std::fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}, in {row}: {e}"))
+                    std::fs::read_to_string(root.join(file))
+                        .unwrap_or_else(|e| panic!("{file}, in {row}: {e}"))
                 })
                 .collect();
             for name in quoted(cells[2]) {
