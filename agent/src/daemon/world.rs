@@ -320,10 +320,10 @@ impl World {
             .desired
             .iter()
             .filter(|d| {
-                let superseded =
-                    matches!(&d.standing, Standing::Withdrawn { code, .. } if code == "superseded");
-                let runs = self.observed.pods.get(&d.revision.digest).is_some_and(|p| p.record.any_running());
-                !superseded || runs
+                // Of what is no longer wanted only that counts which was here; of what was replaced only what still runs.
+                let Standing::Withdrawn { code, .. } = &d.standing else { return true };
+                let here = self.observed.pods.get(&d.revision.digest);
+                here.is_some_and(|p| code != "superseded" || p.record.any_running())
             })
             .map(|d| {
                 let mut status = rollup::status(d, &self.desired, &self.observed, now);

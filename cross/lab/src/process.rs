@@ -88,10 +88,22 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Runs `command` to its end.
+    /// Runs `command` to its end; after two minutes it is killed and that is an error.
     pub fn of(command: &mut Command) -> Result<Self> {
+        const LIMIT: Duration = Duration::from_mins(2);
         let text = format!("{command:?}");
-        let out = command.stdin(Stdio::null()).output().with_context(|| format!("start {text}"))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().with_context(|| format!("start {text}"))?;
+        let pid = child.id();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(child.wait_with_output()));
+        let Ok(out) = ended.recv_timeout(LIMIT) else {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            bail!("{text} did not end in {LIMIT:?}");
+        };
+        let out = out.with_context(|| format!("wait for {text}"))?;
         Ok(Self {
             command: text,
             code: out.status.code(),

@@ -124,8 +124,11 @@ fn a_second_agent_on_the_same_state_and_a_spoilt_join_file_are_refused() {
     if needs_root("a_second_agent_on_the_same_state_and_a_spoilt_join_file_are_refused") {
         return;
     }
-    let mut fleet = fleet_with(1);
-    fleet.lab.devices[0].agent().unwrap();
+    let fleet = fleet_with(1);
+    shoal_lab::wait_until("the first agent to be at work", LONG, || {
+        Ok(fleet.shoal(&["get", "devices"]).contains("online").then_some(()))
+    })
+    .unwrap();
     let done = fleet.lab.devices[0].cli(&["run"]).unwrap();
     fails(&done, &["agent"]);
     let join = fleet.lab.join_file("site=here").unwrap();
