@@ -101,6 +101,8 @@ fn f1_the_agent_killed_at_every_point_loses_nothing() {
         let nth = 1 + n / u32::try_from(points.len()).unwrap() % 3;
         device.env = vec![("SHOAL_KILL_AT".into(), format!("{point}@{nth}"))];
         device.start_agent().unwrap();
+        // The command line has the same points; only the daemon is meant.
+        device.env.clear();
         storm.next_revision();
         let agent = storm.fleet.lab.devices[0].agent().unwrap();
         let died = wait_until("the agent's end", Duration::from_millis(1500), || agent.ended());
