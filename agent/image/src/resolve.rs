@@ -137,7 +137,7 @@ mod tests {
                 entrypoint: list(entrypoint),
                 cmd: list(cmd),
                 env: vec![("A".into(), "image".into()), ("PATH".into(), "/usr/bin:/opt".into())],
-                working_dir: "/work".into(),
+                working_dir: "/srv".into(),
                 diff_ids: Vec::new(),
             },
             files: paths.iter().map(|p| ((*p).to_owned(), file(p))).collect::<FileTree>(),
@@ -175,9 +175,9 @@ mod tests {
 
     #[test]
     fn the_program_is_looked_for_in_working_folder_root_and_path() {
-        let i = image(Form::Layers, &["/work/a.wasm", "/a.wasm", "/opt/b.wasm"], &[], &[]);
-        assert_eq!(run(&i, Some(&["a.wasm"]), None).0, "/work/a.wasm");
-        assert_eq!(run(&i, Some(&["./a.wasm"]), None).0, "/work/a.wasm");
+        let i = image(Form::Layers, &["/srv/a.wasm", "/a.wasm", "/opt/b.wasm"], &[], &[]);
+        assert_eq!(run(&i, Some(&["a.wasm"]), None).0, "/srv/a.wasm");
+        assert_eq!(run(&i, Some(&["./a.wasm"]), None).0, "/srv/a.wasm");
         assert_eq!(run(&i, Some(&["b.wasm"]), None).0, "/opt/b.wasm");
     }
 
@@ -208,6 +208,6 @@ mod tests {
             .unwrap();
         assert_eq!(r.env[0], ("A".to_owned(), "mine".to_owned()));
         assert_eq!((r.env.len(), r.working_dir.as_str()), (3, "/y"));
-        assert_eq!(resolve(&i, &Overrides::default()).unwrap().working_dir, "/work");
+        assert_eq!(resolve(&i, &Overrides::default()).unwrap().working_dir, "/srv");
     }
 }

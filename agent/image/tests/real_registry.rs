@@ -125,7 +125,7 @@ impl Buildah {
         let container = self.run(&["from", "scratch"]);
         self.run(&["copy", &container, file.to_str().unwrap(), "/app.wasm"]);
         let config =
-            ["config", "--cmd", r#"["app.wasm","one"]"#, "--env", "A=1", "--workingdir", "/work", &container];
+            ["config", "--cmd", r#"["app.wasm","one"]"#, "--env", "A=1", "--workingdir", "/srv", &container];
         self.run(&config);
         self.run(&["commit", "--format", format, &container, name]);
         self.run(&["rm", &container]);
@@ -146,7 +146,7 @@ async fn pull(
 fn assert_app(store: &Store, manifest: &Digest) {
     let image = Image::load(store, manifest).unwrap();
     let r = resolve(&image, &Overrides::default()).unwrap();
-    assert_eq!((r.module.path.as_str(), r.working_dir.as_str()), ("/app.wasm", "/work"));
+    assert_eq!((r.module.path.as_str(), r.working_dir.as_str()), ("/app.wasm", "/srv"));
     assert_eq!(r.argv, ["app.wasm", "one"]);
     assert!(r.env.contains(&("A".to_owned(), "1".to_owned())), "{:?}", r.env);
     assert_eq!(store.read(&r.module.digest, 1 << 20).unwrap(), module());

@@ -102,11 +102,11 @@ mod tests {
         fs::create_dir_all(dir.path().join("etc")).unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         let root = dir.path().to_str().unwrap();
-        let s = spec("/work/here", &[("/", root, true), ("/etc", "/mnt", false)]);
+        let s = spec("/srv/here", &[("/", root, true), ("/etc", "/mnt", false)]);
         let expected = [
             format!(".:{root}/work/here:readonly"),
             "/etc:/mnt".to_owned(),
-            format!("/work:{root}/work:readonly"),
+            format!("/srv:{root}/work:readonly"),
         ];
         assert_eq!(preopens(&s).unwrap(), expected);
         assert!(dir.path().join("work/here").is_dir());

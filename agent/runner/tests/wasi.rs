@@ -67,8 +67,8 @@ fn relative_paths_begin_in_the_working_directory() {
     let work = root.parent().unwrap().join("work");
     fs::create_dir(&work).unwrap();
     let ran = example(&scratch, |s| {
-        s.preopens = vec![folder("/", &root, true), folder("/work", &work, false)];
-        s.working_dir = "/work".into();
+        s.preopens = vec![folder("/", &root, true), folder("/srv", &work, false)];
+        s.working_dir = "/srv".into();
     });
     assert_eq!(ran.end, Some(EndRecord::Exit { code: 0 }), "{ran:?}");
 }

@@ -123,7 +123,7 @@ impl Home {
 
 /// Replaces a file as a whole; only the owner can read it.
 pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !dir.is_dir() {
         std::fs::create_dir_all(dir).on_path("create", dir)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).on_path("protect", dir)?;

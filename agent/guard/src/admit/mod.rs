@@ -103,12 +103,12 @@ pub(crate) fn run(layout: &Layout, settings: Settings) -> anyhow::Result<()> {
         for token in admit.wait()? {
             match token {
                 Token::Supervise => {
-                    if !admit.from_supervise()? {
+                    if !admit.hear_supervise()? {
                         return Ok(());
                     }
                 }
                 Token::Listener(i) => admit.accept(i),
-                Token::Peer(id) => admit.from_peer(id)?,
+                Token::Peer(id) => admit.hear_peer(id)?,
             }
         }
         // Time alone may have opened something.
@@ -139,7 +139,7 @@ impl Admit {
     }
 
     /// Whether supervise is still there.
-    fn from_supervise(&mut self) -> anyhow::Result<bool> {
+    fn hear_supervise(&mut self) -> anyhow::Result<bool> {
         loop {
             let received = match self.supervise.try_recv() {
                 Ok(None) => return Ok(true),
@@ -221,7 +221,7 @@ impl Admit {
         }
     }
 
-    fn from_peer(&mut self, id: u64) -> anyhow::Result<()> {
+    fn hear_peer(&mut self, id: u64) -> anyhow::Result<()> {
         for _ in 0..8 {
             let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
             let from = peer.from;

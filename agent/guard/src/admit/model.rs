@@ -255,8 +255,8 @@ impl Model {
                     return Err(Refusal::new(Code::ReturnSpent, what));
                 }
                 let below = |o: &&Revision| o.good && !o.returned && o.digest != r.digest;
-                let all = self.held.get(name).into_iter().flat_map(BTreeMap::values);
-                if let Some(target) = all.filter(below).next_back()
+                let mut all = self.held.get(name).into_iter().flat_map(BTreeMap::values);
+                if let Some(target) = all.rfind(below)
                     && let Some((code, _)) = &target.refused
                 {
                     let sequence = target.deployment.sequence;

@@ -59,7 +59,7 @@ pub(super) fn deployment(called: &str, sequence: u64) -> Deployment {
             resources: Resources::default(),
             hostname: None,
             volumes: vec![],
-            labels: [].into_iter().collect::<shoal_protocol::text_map::TextMap>(),
+            labels: shoal_protocol::text_map::TextMap::default(),
             annotations: shoal_protocol::text_map::TextMap::default(),
             ports: vec![],
             required_features: vec![],

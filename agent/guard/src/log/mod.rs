@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use stream::{Stream, Which};
 
 /// How often drops are told while a container goes on.
-const TELL: Duration = Duration::from_secs(60);
+const TELL: Duration = Duration::from_mins(1);
 /// Containers at a time.
 const STREAMS: usize = 1024;
 
@@ -94,7 +94,7 @@ impl Log {
     /// Whether this was the end.
     fn handle(&mut self, token: Token) -> bool {
         match token {
-            Token::Supervise => return self.from_supervise(),
+            Token::Supervise => return self.hear_supervise(),
             Token::Listener => self.accept(),
             Token::Knocking => self.knock(),
             Token::Stream(id, which) => self.read(id, which),
@@ -102,7 +102,7 @@ impl Log {
         false
     }
 
-    fn from_supervise(&mut self) -> bool {
+    fn hear_supervise(&mut self) -> bool {
         for _ in 0..64 {
             let Some(connection) = &mut self.supervise else { return false };
             match connection.try_recv() {

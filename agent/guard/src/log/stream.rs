@@ -105,7 +105,7 @@ impl Stream {
 
     /// Takes what is there, up to 256 KiB so that other containers get their turn.
     pub(super) fn read(&mut self, which: Which) {
-        let mut buffer = [0; 32 * 1024];
+        let mut buffer = [0; 16 * 1024];
         for _ in 0..8 {
             let half = if which == Which::Out { &mut self.out } else { &mut self.err };
             let Some(fd) = &half.fd else { return };
@@ -145,20 +145,17 @@ impl Stream {
         while !bytes.is_empty() {
             let room = LINE_MAX - half.partial.len();
             let end = bytes.iter().take(room + 1).position(|b| *b == b'\n');
-            match end {
-                Some(at) => {
-                    half.partial.extend_from_slice(&bytes[..at]);
-                    bytes = &bytes[at + 1..];
-                    lines.push((std::mem::take(&mut half.partial), true));
-                }
-                None => {
-                    let n = bytes.len().min(room);
-                    half.partial.extend_from_slice(&bytes[..n]);
-                    bytes = &bytes[n..];
-                    if half.partial.len() == LINE_MAX && !bytes.is_empty() {
-                        lines.push((std::mem::take(&mut half.partial), false));
-                    }
-                }
+            if let Some(at) = end {
+                half.partial.extend_from_slice(&bytes[..at]);
+                bytes = &bytes[at + 1..];
+                lines.push((std::mem::take(&mut half.partial), true));
+                continue;
+            }
+            let n = bytes.len().min(room);
+            half.partial.extend_from_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            if half.partial.len() == LINE_MAX && !bytes.is_empty() {
+                lines.push((std::mem::take(&mut half.partial), false));
             }
         }
         self.write(which, &lines);

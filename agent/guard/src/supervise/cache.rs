@@ -200,7 +200,7 @@ fn sweep_folder(folder: &Path, keep: &BTreeSet<String>) {
         let name = entry.file_name();
         let stem = name.to_str().and_then(|n| n.split('.').next()).unwrap_or("");
         // Files on their way in belong to a running job.
-        let arriving = name.to_str().is_some_and(|n| n.ends_with(".new"));
+        let arriving = Path::new(&name).extension().is_some_and(|e| e == "new");
         if !keep.contains(stem) && !arriving {
             let _ = fs::remove_file(entry.path());
         }

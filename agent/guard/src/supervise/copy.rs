@@ -129,8 +129,8 @@ mod tests {
     use super::*;
     use shoal_ipc::{answer_area, decode, read_area, sealed_memfd};
 
-    fn try_copy(from: OwnedFd, want: Want) -> Outcome {
-        copy(&from, &tempfile::tempfile().unwrap(), want, None)
+    fn try_copy(from: &OwnedFd, want: Want) -> Outcome {
+        copy(from, &tempfile::tempfile().unwrap(), want, None)
     }
 
     fn exact(bytes: &[u8], size: u64) -> Want {
@@ -140,14 +140,14 @@ mod tests {
     #[test]
     fn c5_only_regular_files_and_memfds_of_the_signed_size_and_digest_pass() {
         let memfd = || sealed_memfd(b"abc").unwrap();
-        assert_eq!(try_copy(memfd(), exact(b"abc", 3)), Outcome::Done);
-        assert_eq!(try_copy(memfd(), exact(b"abc", 2)), Outcome::WrongSize);
-        assert_eq!(try_copy(memfd(), exact(b"abc", 4)), Outcome::WrongSize);
-        assert_eq!(try_copy(memfd(), exact(b"abd", 3)), Outcome::WrongDigest);
+        assert_eq!(try_copy(&memfd(), exact(b"abc", 3)), Outcome::Done);
+        assert_eq!(try_copy(&memfd(), exact(b"abc", 2)), Outcome::WrongSize);
+        assert_eq!(try_copy(&memfd(), exact(b"abc", 4)), Outcome::WrongSize);
+        assert_eq!(try_copy(&memfd(), exact(b"abd", 3)), Outcome::WrongDigest);
         let (read, _write) = rustix::pipe::pipe().unwrap();
-        assert_eq!(try_copy(read, exact(b"", 0)), Outcome::NotRegular);
+        assert_eq!(try_copy(&read, exact(b"", 0)), Outcome::NotRegular);
         let zero = File::open("/dev/zero").unwrap();
-        assert_eq!(try_copy(zero.into(), exact(b"", 0)), Outcome::NotRegular);
+        assert_eq!(try_copy(&zero.into(), exact(b"", 0)), Outcome::NotRegular);
     }
 
     #[test]

@@ -16,10 +16,13 @@ pub(crate) struct DirError {
     source: io::Error,
 }
 
+/// Path, mode and owner.
+type Folder = (PathBuf, u32, Option<(u32, u32)>);
+
 /// Makes all folders. Without root (`uids` absent) owners stay as they are.
 pub(crate) fn set_up(layout: &Layout, uids: Option<&Uids>) -> Result<(), DirError> {
     let own = |pick: fn(&Uids) -> (u32, u32)| uids.map(pick);
-    let table: [(PathBuf, u32, Option<(u32, u32)>); 15] = [
+    let table: [Folder; 15] = [
         (layout.state(), 0o755, own(|_| (0, 0))),
         (layout.run(), 0o755, own(|_| (0, 0))),
         (layout.logs(), 0o755, own(|_| (0, 0))),

@@ -108,7 +108,7 @@ impl Supervise {
         // Copies, so that sending can borrow the whole state.
         let copies = out.try_clone().and_then(|o| Ok((o, err.try_clone()?)));
         match copies {
-            Ok((out, err)) => self.to_log(&msg, &[out.as_fd(), err.as_fd()]),
+            Ok((out, err)) => self.tell_log(&msg, &[out.as_fd(), err.as_fd()]),
             Err(e) => say::error("a container's output is not logged", &e),
         }
     }
@@ -151,7 +151,7 @@ impl Supervise {
             }
             Msg::Stage { ticket, item } => {
                 let fd = fd.ok_or_else(|| refuse("not_admitted", "no descriptor came along"))?;
-                if self.stage(id, &ticket, item, fd)? { None } else { Some(Msg::Staged { item }) }
+                if self.stage(id, &ticket, item, &fd)? { None } else { Some(Msg::Staged { item }) }
             }
             Msg::Have { ticket } => Some(self.have(&ticket)?),
             Msg::Compile { ticket, module } => {

@@ -22,7 +22,7 @@ const COPIES: usize = 16;
 /// Compilations that wait.
 const QUEUE: usize = 64;
 /// The longest that copying one item may take.
-const COPY_TIME: Duration = Duration::from_secs(120);
+const COPY_TIME: Duration = Duration::from_mins(2);
 /// The largest compiled code.
 const CODE_MAX: u64 = 256 << 20;
 
@@ -74,7 +74,7 @@ impl Supervise {
         peer: u64,
         ticket: &Digest,
         item: Digest,
-        from: OwnedFd,
+        from: &OwnedFd,
     ) -> Result<bool, Refused> {
         let ticket =
             &self.tickets.get(ticket).ok_or_else(|| refuse("not_admitted", "no such ticket"))?.ticket;
@@ -98,7 +98,7 @@ impl Supervise {
         let to = fs::File::create(&temp).map_err(failed("create the staged file"))?;
         let want = Want::Exact { size, digest: item };
         let ids = self.uids.map(|u| u.compile);
-        let child = spawn(None, || copy::run(&from, &to, want, ids, None)).map_err(failed("start a copy"))?;
+        let child = spawn(None, || copy::run(from, &to, want, ids, None)).map_err(failed("start a copy"))?;
         let work = Work::Stage { peer, item, temp, target };
         self.jobs.push(Job { child, deadline: Instant::now() + COPY_TIME, expired: false, area: None, work });
         Ok(true)
@@ -173,16 +173,13 @@ impl Supervise {
             dirs::ensure(&scratch.join("jail"), 0o700, None)
         };
         folder().map_err(failed("make a scratch folder"))?;
-        let group = match self.uids {
-            None => None,
-            Some(_) => {
-                let limits =
-                    self.policy.compile_limits().map_err(|e| refuse("policy_denied", e.to_string()))?;
-                let name = format!("{}/compile", self.policy.cgroup_parent());
-                let made = self.hierarchy.create(&name, &limits);
-                Some(made.map_err(|e| refuse(e.code(), say::chain(&e)))?.0)
-            }
-        };
+        let mut group = None;
+        if self.uids.is_some() {
+            let limits = self.policy.compile_limits().map_err(|e| refuse("policy_denied", e.to_string()))?;
+            let name = format!("{}/compile", self.policy.cgroup_parent());
+            let made = self.hierarchy.create(&name, &limits);
+            group = Some(made.map_err(|e| refuse(e.code(), say::chain(&e)))?.0);
+        }
         let birth = group.as_ref().and_then(Group::birth_folder);
         let groups = match (&group, &birth) {
             (Some(g), None) => g.join_files().map_err(|e| refuse(e.code(), e.to_string()))?,
@@ -278,11 +275,11 @@ impl Supervise {
                             code_size: 0,
                             cache_hit: false,
                         };
-                        self.collect(module, scratch, info);
+                        self.collect(module, &scratch, info);
                         return;
                     }
                     (Some(CompileResult::Failed { code, detail }), ..) => {
-                        self.compile_failed(module, &code, &detail)
+                        self.compile_failed(module, &code, &detail);
                     }
                     (_, true, _) => {
                         let s = self.policy.compile.seconds;
@@ -333,7 +330,7 @@ impl Supervise {
     }
 
     /// Copies what the compiler left, which may be anything, into the cache's folder.
-    fn collect(&mut self, module: Digest, scratch: PathBuf, info: CompiledInfo) {
+    fn collect(&mut self, module: Digest, scratch: &PathBuf, info: CompiledInfo) {
         let begin = || -> std::io::Result<Job> {
             let path = scratch.join("work/out.so");
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -356,7 +353,7 @@ impl Supervise {
                     "storage_unavailable",
                     &format!("collect the compiled code: {e}"),
                 );
-                remove_scratch(&scratch);
+                remove_scratch(scratch);
                 self.next_compilation();
             }
         }

@@ -115,7 +115,7 @@ impl Supervise {
         match self.facts.add(make) {
             Ok(msg) => {
                 let msg = msg.clone();
-                self.to_admit(&msg);
+                self.tell_admit(&msg);
             }
             Err(e) => say::error("a fact could not be kept", &e),
         }
@@ -211,7 +211,7 @@ impl Supervise {
         let pod = self.hierarchy.group(&pod_group(self.policy.cgroup_parent(), &name, ticket));
         pod.remove().map_err(|e| failed("remove the pod's group", &e))?;
         volumes::drop_memory(&self.layout, ticket).map_err(|e| failed("remove volumes in memory", &e))?;
-        self.to_log(&Msg::DropPod { pod: Layout::pod_folder(&name, ticket) }, &[]);
+        self.tell_log(&Msg::DropPod { pod: Layout::pod_folder(&name, ticket) }, &[]);
         let withdrawn = self.tickets.get(ticket).is_some_and(|h| h.withdrawn);
         if withdrawn {
             self.tickets.remove(ticket);

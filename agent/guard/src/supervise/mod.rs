@@ -246,18 +246,18 @@ impl Supervise {
     /// A log that outlived an earlier supervise goes on; else its socket is made for a new one.
     fn find_log(&mut self) {
         let path = self.layout.run().join("log.sock");
-        if let Ok(mut connection) = Connection::connect(&path, Duration::from_secs(2)) {
-            if connection.send(&Msg::Reattach {}, &[]).is_ok() {
-                // Blocked for no longer than a local process needs to answer.
-                while let Ok(r) = connection.recv("Reattach", Duration::from_secs(2)) {
-                    if matches!(r.msg, Msg::ListEnd {}) {
-                        break;
-                    }
-                    self.stream_found(r);
+        if let Ok(mut connection) = Connection::connect(&path, Duration::from_secs(2))
+            && connection.send(&Msg::Reattach {}, &[]).is_ok()
+        {
+            // Blocked for no longer than a local process needs to answer.
+            while let Ok(r) = connection.recv("Reattach", Duration::from_secs(2)) {
+                if matches!(r.msg, Msg::ListEnd {}) {
+                    break;
                 }
-                self.log.adopt(connection);
-                return;
+                self.stream_found(r);
             }
+            self.log.adopt(connection);
+            return;
         }
         match Listener::bind(&path, 0o600) {
             Ok(listener) => self.log.set_sockets(vec![listener.into_fd()]),
@@ -270,7 +270,7 @@ impl Supervise {
         if self.admit.start_if_due().context("cannot start admit")? {
             let waiting: Vec<Msg> = self.facts.waiting().cloned().collect();
             for msg in waiting {
-                self.to_admit(&msg);
+                self.tell_admit(&msg);
             }
         }
         if self.log.restart_at.is_some_and(|t| t <= Instant::now()) {
@@ -281,7 +281,9 @@ impl Supervise {
             }
             if self.log.start_if_due().context("cannot start log")? {
                 let keys: Vec<Key> = self.containers.keys().copied().collect();
-                keys.into_iter().for_each(|k| self.attach(k));
+                for key in keys {
+                    self.attach(key);
+                }
             }
         }
         Ok(())
@@ -355,9 +357,9 @@ impl Supervise {
                 }
             }
             Token::Listener(i) => self.accept(i),
-            Token::Admit => self.from_service(From::Admit),
-            Token::Log => self.from_service(From::Log),
-            Token::Peer(id) => self.from_peer(id),
+            Token::Admit => self.hear_service(From::Admit),
+            Token::Log => self.hear_service(From::Log),
+            Token::Peer(id) => self.hear_peer(id),
             Token::Status(key) => self.status_ready(key),
             Token::Adopted(key) => self.ended(key, None, None),
         }
@@ -420,7 +422,7 @@ impl Supervise {
         self.peers.insert(self.serial, peer);
     }
 
-    fn from_service(&mut self, from: From) {
+    fn hear_service(&mut self, from: From) {
         // So many at a time, that nobody else is kept waiting.
         for _ in 0..64 {
             let service = if from == From::Admit { &mut self.admit } else { &mut self.log };
@@ -438,7 +440,7 @@ impl Supervise {
         }
     }
 
-    fn from_peer(&mut self, id: u64) {
+    fn hear_peer(&mut self, id: u64) {
         for _ in 0..16 {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             if flush(peer).is_err() {
@@ -482,7 +484,7 @@ impl Supervise {
         }
     }
 
-    fn to_admit(&mut self, msg: &Msg) {
+    fn tell_admit(&mut self, msg: &Msg) {
         if let Some(c) = &self.admit.connection
             && let Err(e) = c.send_wait(msg, &[], Duration::from_secs(2))
         {
@@ -491,7 +493,7 @@ impl Supervise {
         }
     }
 
-    fn to_log(&mut self, msg: &Msg, fds: &[BorrowedFd<'_>]) {
+    fn tell_log(&mut self, msg: &Msg, fds: &[BorrowedFd<'_>]) {
         if let Some(c) = &self.log.connection
             && let Err(e) = c.send_wait(msg, fds, Duration::from_secs(2))
         {

@@ -61,13 +61,12 @@ impl Runner {
             Bind::device("/dev/null"),
             Bind::device("/dev/urandom"),
         ];
-        match self.dir(job) {
-            Some(dir) => all.push(Bind::code(dir, "/engine")),
+        if let Some(dir) = self.dir(job) {
+            all.push(Bind::code(dir, "/engine"));
+        } else {
             // With the system's own loader, the system's own libraries.
-            None => {
-                let system = ["/lib", "/lib64", "/usr"].into_iter().filter(|p| Path::new(p).exists());
-                all.extend(system.map(|p| Bind::code(p, p)));
-            }
+            let system = ["/lib", "/lib64", "/usr"].into_iter().filter(|p| Path::new(p).exists());
+            all.extend(system.map(|p| Bind::code(p, p)));
         }
         all
     }

@@ -96,7 +96,7 @@ impl Service {
             let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
         }
         self.connection = None;
-        if self.started.take().is_some_and(|t| t.elapsed() > Duration::from_secs(60)) {
+        if self.started.take().is_some_and(|t| t.elapsed() > Duration::from_mins(1)) {
             self.failures = 0;
         }
         let pause = Duration::from_millis(100 << self.failures.min(8));

@@ -67,7 +67,7 @@ impl Supervise {
             return Err(refuse("kernel_unsupported", why));
         }
         let code = self.code_for(&container)?;
-        self.launch(peer, key, attempt, &ticket, &container, &limits, code)
+        self.launch(peer, key, attempt, &ticket, &container, &limits, &code)
     }
 
     /// The module's code, checked, and all files present.
@@ -99,7 +99,7 @@ impl Supervise {
         ticket: &Ticket,
         container: &TicketContainer,
         limits: &Limits,
-        code: PathBuf,
+        code: &Path,
     ) -> Result<(), Refused> {
         // 1. Groups, limited and read back, before anything of the container exists.
         let pod = pod_group(self.policy.cgroup_parent(), &ticket.name, &ticket.id);
@@ -146,7 +146,7 @@ impl Supervise {
         };
         let folder = record.folder(&self.layout.containers());
         let made = dirs::ensure(&folder, 0o700, None)
-            .and_then(|()| self.world(&folder, ticket, container, &code, mounts, uid));
+            .and_then(|()| self.world(&folder, ticket, container, code, mounts, uid));
         let world = made.map_err(io_refusal("prepare the container's folder"))?;
         // 3. Its channels.
         let pipes = || -> std::io::Result<[(OwnedFd, OwnedFd); 4]> {

@@ -46,7 +46,8 @@ impl UidBook {
     }
 
     fn save(&self) -> io::Result<()> {
-        let text: String = self.names.iter().map(|(name, uid)| format!("{name} {uid}\n")).collect();
+        let lines: Vec<String> = self.names.iter().map(|(name, uid)| format!("{name} {uid}\n")).collect();
+        let text = lines.concat();
         write_durably(&self.file, text.as_bytes())
     }
 }

@@ -232,7 +232,7 @@ fn same_memory(wanted: u64, found: u64) -> bool {
     found <= wanted && wanted - found < 65_536
 }
 
-fn not_applied(file: PathBuf, wanted: impl ToString, found: impl ToString) -> GroupError {
+fn not_applied(file: PathBuf, wanted: &dyn ToString, found: &dyn ToString) -> GroupError {
     GroupError::NotApplied { file, wanted: wanted.to_string(), found: found.to_string() }
 }
 

@@ -89,7 +89,7 @@ fn controller<C: Controller + ControllIdentifier>(folder: &Path, new: fn(PathBuf
 fn exact(file: &Path, wanted: u64) -> Result<u64, GroupError> {
     match read_number(file) {
         Some(found) if found == wanted => Ok(found),
-        _ => Err(not_applied(file.to_owned(), wanted, read(file).trim())),
+        _ => Err(not_applied(file.to_owned(), &wanted, &read(file).trim())),
     }
 }
 
@@ -109,7 +109,7 @@ fn memory(mounts: &Mounts, name: &str, limits: &Limits, applied: &mut Applied) -
     first.or_else(|_| memory.set_limit(value)).map_err(|e| library(&folder, e))?;
     let check = |file: &Path| match read_number(file) {
         Some(found) if same_memory(wanted, found) => Ok(found),
-        _ => Err(not_applied(file.to_owned(), wanted, read(file).trim())),
+        _ => Err(not_applied(file.to_owned(), &wanted, &read(file).trim())),
     };
     applied.memory_limit = Some(check(&folder.join("memory.limit_in_bytes"))?);
     applied.memory_swap_limit = if swap { Some(check(&swap_file)?) } else { None };
@@ -164,7 +164,7 @@ fn cpuset(mounts: &Mounts, name: &str, limits: &Limits, applied: &mut Applied) -
             done.map_err(|e| library(&path, e))?;
             let found = read(&path).trim().to_owned();
             if !same_list(&wanted, &found) {
-                return Err(not_applied(path, wanted, found));
+                return Err(not_applied(path, &wanted, &found));
             }
         }
     }

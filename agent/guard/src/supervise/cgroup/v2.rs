@@ -29,7 +29,7 @@ fn put(path: &Path, value: &str) -> Result<(), GroupError> {
 fn set(path: &Path, value: &str, same: impl Fn(&str) -> bool) -> Result<String, GroupError> {
     put(path, value)?;
     let found = read(path).trim().to_owned();
-    if same(&found) { Ok(found) } else { Err(not_applied(path.to_owned(), value, found)) }
+    if same(&found) { Ok(found) } else { Err(not_applied(path.to_owned(), &value, &found)) }
 }
 
 /// The controllers that these limits need.
