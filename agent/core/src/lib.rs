@@ -1,7 +1,7 @@
 //! Pure decisions of a device: what to do next, when to look again, what to tell.
 //!
 //! The daemon gathers [`Desired`] (what admission accepted) and [`Observed`] (what supervise and its own records
-//! say), asks [`plan`] for steps, carries them out, and writes what happened back through the methods of
+//! say), asks [`plan()`] for steps, carries them out, and writes what happened back through the methods of
 //! [`Record`]. Never here: I/O, a clock, randomness, async. Time and entropy are parameters.
 #![forbid(unsafe_code)]
 
