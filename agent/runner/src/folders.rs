@@ -104,12 +104,12 @@ mod tests {
         let root = dir.path().to_str().unwrap();
         let s = spec("/srv/here", &[("/", root, true), ("/etc", "/mnt", false)]);
         let expected = [
-            format!(".:{root}/work/here:readonly"),
+            format!(".:{root}/srv/here:readonly"),
             "/etc:/mnt".to_owned(),
-            format!("/srv:{root}/work:readonly"),
+            format!("/srv:{root}/srv:readonly"),
         ];
         assert_eq!(preopens(&s).unwrap(), expected);
-        assert!(dir.path().join("work/here").is_dir());
+        assert!(dir.path().join("srv/here").is_dir());
     }
 
     #[test]
