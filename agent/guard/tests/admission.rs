@@ -1,0 +1,178 @@
+//! The real guard as root: what a taken-over agent cannot do, and what admission keeps over restarts and kills.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Device, Fleet, accepted, as_agent, code, needs_root, wait_for};
+use rustix::net::{AddressFamily, SendFlags, SocketType, send};
+use shoal_ipc::{AdmitClient, Connection, Digest as Id, HeldRole, RootAdmitClient, SuperviseClient};
+use shoal_protocol::v1::{Liveness, Resources};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+const T: Id = Id([9; 32]);
+
+fn memfd(bytes: &[u8]) -> std::os::fd::OwnedFd {
+    shoal_ipc::sealed_memfd(bytes).unwrap()
+}
+
+#[test]
+fn c5_a_taken_over_agent_gets_nothing_without_a_ticket() {
+    if needs_root("c5_a_taken_over_agent_gets_nothing_without_a_ticket") {
+        return;
+    }
+    let device = Device::start();
+    let mut s = device.supervise();
+    let refused =
+        |r: Result<(), shoal_ipc::Error>| assert_eq!(r.unwrap_err().refusal(), Some("not_admitted"));
+    refused(s.stage(T, T, memfd(b"x").as_fd()));
+    refused(s.compile(T, T));
+    refused(s.start(T, 0, 1).map(|_| ()));
+    refused(s.stop(T, None, Duration::ZERO).map(|_| ()));
+    refused(s.remove(T));
+    refused(s.status().map(|_| ()));
+    refused(device.supervise().shutdown());
+    assert!(device.status().not_admitted >= 7);
+    // Neither root-only socket is open to it, and it cannot see into another's folder.
+    as_agent(|| {
+        assert!(SuperviseClient::connect_root(&device.layout).is_err());
+        assert!(RootAdmitClient::connect(&device.layout).is_err());
+        assert!(Connection::connect(&device.layout.run().join("log.sock"), Duration::from_secs(1)).is_err());
+        for folder in [device.layout.admit_dir(), device.layout.supervise_dir()] {
+            assert!(std::fs::read_dir(folder).is_err());
+        }
+    });
+    // And uid 0 is not the agent: nothing that admission takes from the agent comes from another uid.
+    assert!(AdmitClient::connect(&device.layout).is_err());
+}
+
+#[test]
+fn c5_bytes_other_than_signed_pipes_and_devices_are_refused() {
+    if needs_root("c5_bytes_other_than_signed_pipes_and_devices_are_refused") {
+        return;
+    }
+    let (device, fleet) = (Device::start(), Fleet::new(10));
+    fleet.enroll(&device);
+    let d = fleet.pod("web", 1, b"module", Resources::default());
+    let ticket = fleet.roll_out(&device, 1, &d);
+    let item = Id(d.template.containers[0].image.module.digest.0);
+    let mut s = device.supervise();
+    wait_for("the ticket", || s.have(ticket).ok());
+    let code = |r: Result<(), shoal_ipc::Error>| r.unwrap_err().refusal().unwrap().to_owned();
+    assert_eq!(code(s.stage(ticket, item, memfd(b"modulo").as_fd())), "digest_mismatch");
+    assert_eq!(code(s.stage(ticket, item, memfd(b"modul").as_fd())), "digest_mismatch");
+    assert_eq!(code(s.stage(ticket, item, memfd(&vec![0; 100_000]).as_fd())), "digest_mismatch");
+    assert_eq!(code(s.stage(ticket, T, memfd(b"other").as_fd())), "not_admitted");
+    let (pipe, _write) = rustix::pipe::pipe().unwrap();
+    assert_eq!(code(s.stage(ticket, item, pipe.as_fd())), "not_admitted");
+    let zero = std::fs::File::open("/dev/zero").unwrap();
+    assert_eq!(code(s.stage(ticket, item, zero.as_fd())), "not_admitted");
+    assert!(!s.have(ticket).unwrap().modules[0].staged);
+    s.stage(ticket, item, memfd(b"module").as_fd()).unwrap();
+    assert!(s.have(ticket).unwrap().modules[0].staged);
+    // Nothing half-copied is left.
+    let left: Vec<_> = std::fs::read_dir(device.layout.modules()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1);
+}
+
+#[test]
+fn c5_floods_and_malformed_messages_change_nothing() {
+    if needs_root("c5_floods_and_malformed_messages_change_nothing") {
+        return;
+    }
+    let device = Device::start();
+    let before = device.status();
+    as_agent(|| {
+        for path in [device.layout.supervise_socket(), device.layout.admit_socket()] {
+            let addr = rustix::net::SocketAddrUnix::new(&path).unwrap();
+            for i in 0..300_u16 {
+                let raw = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+                rustix::net::connect(&raw, &addr).unwrap();
+                // Hello, then bytes that are no message, of every length.
+                let _ = send(&raw, &[1, 0, 1, 0], SendFlags::NOSIGNAL);
+                let _ = send(&raw, &vec![i.to_le_bytes()[0]; usize::from(i) * 20], SendFlags::NOSIGNAL);
+            }
+        }
+    });
+    let after = device.status();
+    assert_eq!((after.admit_pid, after.log_pid), (before.admit_pid, before.log_pid), "nobody fell over");
+    assert_eq!(after.tickets, 0);
+    device.admit().trust().unwrap();
+}
+
+#[test]
+fn s7_a_first_root_comes_from_uid_0_only_and_binds_the_device() {
+    if needs_root("s7_a_first_root_comes_from_uid_0_only_and_binds_the_device") {
+        return;
+    }
+    let (device, fleet, other) = (Device::start(), Fleet::new(10), Fleet::new(40));
+    assert_eq!(code(&device.admit().submit(&fleet.root).unwrap()), "not_admitted");
+    let keys = fleet.enroll(&device);
+    let mut root = RootAdmitClient::connect(&device.layout).unwrap();
+    let foreign = root.enroll(vec![other.root.clone()], other.token()).unwrap_err();
+    assert_eq!(foreign.refusal(), Some("not_admitted"));
+    let again = root.enroll(vec![fleet.root.clone()], fleet.token()).unwrap();
+    assert_eq!(again, keys, "enrolled again, the keys are the same");
+}
+
+#[test]
+fn s17_s1_s9_documents_are_refused_by_code_and_the_good_one_outlives_kills() {
+    if needs_root("s17_s1_s9_documents_are_refused_by_code_and_the_good_one_outlives_kills") {
+        return;
+    }
+    let (mut device, fleet) = (Device::start(), Fleet::new(10));
+    fleet.enroll(&device);
+    let mut admit = device.admit();
+    let d = fleet.pod("web", 2, b"module", Resources::default());
+    let (envelope, digest) = fleet.deployment(&d);
+    assert_eq!(code(&admit.submit(&envelope).unwrap()), "not_in_snapshot");
+    accepted(&admit.submit(&fleet.snapshot(5, &[(&d, digest, Liveness::Live)])).unwrap());
+    let mut flipped = envelope.clone();
+    let at = flipped.len() - 10;
+    flipped[at] ^= 1;
+    assert_eq!(code(&admit.submit(&flipped).unwrap()), "bad_signature");
+    assert_eq!(code(&admit.submit(b"junk").unwrap()), "malformed");
+    accepted(&admit.submit(&envelope).unwrap());
+    let old = fleet.pod("web", 1, b"module", Resources::default());
+    let (old, _) = fleet.deployment(&old);
+    assert_eq!(code(&admit.submit(&old).unwrap()), "rollback");
+    assert_eq!(admit.deployment("web", 2).unwrap(), envelope, "the exact bytes");
+    let held = admit.trust().unwrap();
+    assert_eq!(held.snapshot.as_ref().unwrap().version, 5);
+    assert_eq!((held.held[0].role, held.held[0].startable), (HeldRole::Candidate, true));
+    let codes: Vec<_> = held.refusals.iter().map(|r| (r.code.as_str(), r.count)).collect();
+    assert_eq!(codes, [("bad_signature", 1), ("malformed", 1), ("not_in_snapshot", 1), ("rollback", 1)]);
+
+    // Admission killed: it comes back, verifies again and hands out the ticket again.
+    let pid = rustix::process::Pid::from_raw(device.status().admit_pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    wait_for("another admit", || {
+        (device.status().admit_pid != pid.as_raw_nonzero().get().cast_unsigned()).then_some(())
+    });
+    assert_eq!(device.admit().trust().unwrap(), held);
+    // The whole guard killed and started again, without any network.
+    device.kill_supervise();
+    device.launch();
+    let ticket = Id(digest.0);
+    wait_for("the ticket again", || device.supervise().have(ticket).ok());
+    assert_eq!(device.admit().trust().unwrap(), held);
+    device.stop_all();
+}
+
+#[test]
+fn s17_a_snapshot_that_drops_a_live_name_takes_nothing_away() {
+    if needs_root("s17_a_snapshot_that_drops_a_live_name_takes_nothing_away") {
+        return;
+    }
+    let (device, fleet) = (Device::start(), Fleet::new(10));
+    fleet.enroll(&device);
+    let d = fleet.pod("web", 1, b"module", Resources::default());
+    let ticket = fleet.roll_out(&device, 1, &d);
+    let mut s = device.supervise();
+    wait_for("the ticket", || s.have(ticket).ok());
+    let mut admit = device.admit();
+    assert_eq!(code(&admit.submit(&fleet.snapshot(2, &[])).unwrap()), "snapshot_rollback");
+    assert!(s.have(ticket).is_ok());
+    let held = admit.trust().unwrap();
+    assert!(held.held[0].stageable);
+}
