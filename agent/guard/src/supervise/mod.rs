@@ -525,9 +525,14 @@ impl Supervise {
                 // Whoever is gone already needs not be told.
                 let _ = c.send(&Msg::End {}, &[]);
             }
-            service.connection = None;
-            if let Some(child) = service.child.take() {
-                end_of(&child);
+            match (service.child.take(), service.connection.take()) {
+                (Some(child), _) => end_of(&child),
+                // Another supervise's child, found again: its end shows as the end of the connection.
+                (None, Some(connection)) => {
+                    let wait = Timespec { tv_sec: 3, tv_nsec: 0 };
+                    let _ = poll(&mut [PollFd::new(&connection, PollFlags::empty())], Some(&wait));
+                }
+                (None, None) => {}
             }
         }
         for path in [

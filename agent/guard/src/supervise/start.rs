@@ -67,7 +67,22 @@ impl Supervise {
             return Err(refuse("kernel_unsupported", why));
         }
         let code = self.code_for(&container)?;
-        self.launch(peer, key, attempt, &ticket, &container, &limits, &code)
+        let launched = self.launch(peer, key, attempt, &ticket, &container, &limits, &code);
+        if launched.is_err() {
+            self.drop_groups(&ticket, &container.name);
+        }
+        launched
+    }
+
+    /// Removes the groups of a start that came to nothing; the pod's own stays while others are in it.
+    fn drop_groups(&self, ticket: &Ticket, container: &str) {
+        let pod = pod_group(self.policy.cgroup_parent(), &ticket.name, &ticket.id);
+        let own = self.hierarchy.group(&format!("{pod}/{container}")).remove();
+        let alone = self.containers.keys().all(|k| k.0 != ticket.id);
+        let pods = if alone { self.hierarchy.group(&pod).remove() } else { Ok(()) };
+        if let Err(e) = own.and(pods) {
+            crate::say::error("a group of a refused start stays", &e);
+        }
     }
 
     /// The module's code, checked, and all files present.
