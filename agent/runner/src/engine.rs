@@ -16,7 +16,7 @@ pub(crate) fn version() -> String {
 
 /// What compiled code depends on, beside module and CPU. Its first word is the engine's version.
 pub(crate) fn line() -> String {
-    format!("{} native O3 proposals-1", version())
+    format!("{} native O2 proposals-1", version())
 }
 
 /// Only the proposals that compiled code of this engine keeps within bounds. The same list as `shoal_image`'s; memory64
@@ -51,7 +51,7 @@ pub(crate) fn config(max_pages: Option<u32>) -> WasmEdgeResult<Config> {
         refuse(&mut config, false);
     }
     config.allow_afunix(false);
-    config.set_aot_optimization_level(CompilerOptimizationLevel::O3);
+    config.set_aot_optimization_level(CompilerOptimizationLevel::O2);
     config.set_aot_compiler_output_format(CompilerOutputFormat::Native);
     config.generic_binary(false);
     config.interruptible(false);
