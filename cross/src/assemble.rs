@@ -38,14 +38,17 @@ pub(crate) fn assemble(profile: Profile, failpoints: bool) -> Result<PathBuf> {
     let dir = paths::target()?.join("shoal").join(profile.folder());
     layout::create(&dir)?;
 
-    output::step("build", &format!("shoal, shoald, shoal-agent and shoal-attack ({})", profile.name()));
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(paths::workspace()).args(["build", "--profile", profile.name()]);
-    cargo.args(["-p", "shoal", "-p", "shoald", "-p", "shoal-agent", "-p", "shoal-attack"]);
-    if failpoints {
-        cargo.args(["--features", "shoal-agent/failpoints"]);
+    // The agent is built by itself: built together with the broker, cargo would give it the broker's TLS library too.
+    for packages in [&["shoal-agent"][..], &["shoal", "shoald", "shoal-attack"]] {
+        output::step("build", &format!("{} ({})", packages.join(", "), profile.name()));
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(paths::workspace()).args(["build", "--profile", profile.name()]);
+        cargo.args(packages.iter().flat_map(|package| ["-p", package]));
+        if failpoints && packages.contains(&"shoal-agent") {
+            cargo.args(["--features", "shoal-agent/failpoints"]);
+        }
+        process::run(&mut cargo).context("build Shoal's programs")?;
     }
-    process::run(&mut cargo).context("build Shoal's programs")?;
     let built = paths::target()?.join(profile.folder());
     for name in ["shoal", "shoald", "shoal-agent", "shoal-attack"] {
         place(&built.join(name), &dir.join(name))?;
