@@ -278,6 +278,11 @@ fn device_processes(root: &str) -> Result<Vec<Process>> {
         if !words.iter().any(|w| w == root) && parent(pid).is_none_or(|p| !names_root(p, root)) {
             continue;
         }
+        // Only the runner is started through a loader of its own.
+        if words.iter().any(|w| w.contains("ld-linux")) {
+            found.push(Process { pid, name: "container".to_owned() });
+            continue;
+        }
         let binary = words
             .iter()
             .find(|w| w.contains("shoal-"))
