@@ -75,7 +75,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
 /// Logs go to standard error; `SHOAL_LOG` filters them. The daemon tells what it does, the other commands only warn.
 fn logging(cli: &Cli) {
     let level = if matches!(cli.command, Command::Run) { LevelFilter::INFO } else { LevelFilter::WARN };
-    // `Targets` and not `EnvFilter`: the latter brings a megabyte of regular expressions onto every device.
+    // `Targets` is enough: the agent needs no patterns in its log filter.
     let asked = std::env::var("SHOAL_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let filter = asked.unwrap_or_else(|| Targets::new().with_default(level));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
