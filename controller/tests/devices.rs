@@ -314,7 +314,9 @@ async fn s23_orders_are_signed_by_the_online_key_counted_and_wait_for_the_device
     // A device that says that it took it is not asked again; the next counter is above what it has seen.
     let hello = wire::Hello { order_counter: 5, ..Device::hello() };
     c.publish(&device.topic(Topic::Hello), codec::encode(&hello)).await;
-    c.next_on(&device, Topic::Document).await;
+    // Heard in order: what acknowledges the report comes after the hello was taken in.
+    c.publish(&device.topic(Topic::Report), device.report(1, None, Vec::new())).await;
+    assert_eq!(c.ack(&device).await, 1);
     let (_, body) = http.post(&path, &restart).await;
     assert_eq!(body["counter"], 6);
     let envelope = c.next_on(&device, Topic::Order).await;
