@@ -186,6 +186,34 @@ fn stop_all_ends_what_runs_also_when_supervise_is_gone() {
 }
 
 #[test]
+fn a_containers_process_has_no_compiler_in_its_memory() {
+    if needs_runner("a_containers_process_has_no_compiler_in_its_memory") {
+        return;
+    }
+    let (device, fleet) = (Device::start(), Fleet::new(10));
+    fleet.enroll(&device);
+    let module = wat::parse_str(LOOPS).unwrap();
+    let limits = Resources { cpu_quota: Some(20_000), ..Resources::default() };
+    let d = fleet.pod("loops", 1, &module, limits);
+    let ticket = fleet.roll_out(&device, 1, &d);
+    stage_and_compile(&device, ticket, &d, &module);
+    let pid = device.supervise().start(ticket, 0, 1).unwrap().pid;
+    // What stands in for LLVM has its name; the real one is a thousand times larger and brings a solver along.
+    let maps = wait_for("the engine in its memory", || {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+        maps.contains("libwasmedge").then_some(maps)
+    });
+    let mapped = |line: &&str| {
+        let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some(number(to)? - number(from)?)
+    };
+    let llvm: u64 = maps.lines().filter(|l| l.contains("LLVM")).filter_map(|l| mapped(&l)).sum();
+    assert!(llvm < 1 << 20, "{llvm} bytes of LLVM are mapped");
+    assert!(!maps.contains("libz3") && !maps.contains("libxml2"), "{maps}");
+}
+
+#[test]
 fn m9_changed_code_in_the_cache_is_noticed_before_it_runs() {
     if needs_runner("m9_changed_code_in_the_cache_is_noticed_before_it_runs") {
         return;

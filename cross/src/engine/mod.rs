@@ -1,10 +1,11 @@
 //! WasmEdge in a private prefix, one per architecture, and what it takes to build and start `shoal-runner` with it.
 //!
 //! `DIR/include/wasmedge` and `DIR/lib` (only `libwasmedge.so*`) are for building; `DIR/compile/lib` is the run-time
-//! folder with its own loader and LLVM; `DIR/run` is the one for containers. Nothing on the host is changed.
+//! folder with its own loader and LLVM; `DIR/run/lib` is the one for containers, without it. Nothing on the host is changed.
 
 mod build;
 mod command;
+mod shim;
 mod source;
 
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ use crate::arch::Arch;
 use crate::{fetch, layout, output, paths};
 
 /// Raised when the layout of a prefix changes, so that older ones are made anew.
-const LAYOUT: &str = "engine layout 1";
+const LAYOUT: &str = "engine layout 2";
 
 /// Where an engine came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub(crate) struct Engine {
 /// Which of the two run-time folders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Folder {
-    /// For containers; without LLVM once packaging brings the small folder, until then the same as `Compile`.
+    /// For containers: without LLVM, unless it is inside the engine's own library.
     Run,
     /// For `shoal-runner compile`, with LLVM.
     Compile,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{LAYOUT, closure, stamp};
+use super::{LAYOUT, closure, shim, stamp};
 use crate::arch::Arch;
 use crate::pins::Pins;
 use crate::{fetch, layout, output, paths};
@@ -35,7 +35,7 @@ pub(super) fn install_debian(arch: Arch, dir: &Path) -> Result<()> {
         layout::gather_libraries(unpacked, arch, &new.join("compile/lib"))?;
         layout::copy_names(&new.join("compile/lib"), "libwasmedge.so", &new.join("lib"))?;
         layout::keep_licences(unpacked, &new.join("compile/licences"))?;
-        finish(new)
+        finish(new, arch)
     })
 }
 
@@ -59,14 +59,16 @@ pub(super) fn install_given(given: &Path, arch: Arch, dir: &Path) -> Result<()> 
         let own = std::env::current_exe().context("find xtask's own program")?;
         closure(&own, Path::new(""), arch, &new.join("compile/lib"))?;
         layout::copy_names(&lib, "libwasmedge.so", &new.join("compile/lib"))?;
-        finish(new)
+        finish(new, arch)
     })
 }
 
 /// An empty prefix; the build fills its run-time folder once the runner is linked.
 pub(super) fn prepare_bundled(dir: &Path) -> Result<()> {
     fetch::replace(dir, &stamp(&["bundled"]), |new| {
-        layout::create(&new.join("compile/lib")).and_then(|()| link_run(new))
+        layout::create(&new.join("compile/lib"))?;
+        // Upstream's release has LLVM inside, so there is nothing to stand in for.
+        symlink("compile", new.join("run")).context("link run to compile")
     })
 }
 
@@ -91,14 +93,9 @@ pub(super) fn install_libclang() -> Result<PathBuf> {
     Ok(dir.join("lib"))
 }
 
-fn finish(new: &Path) -> Result<()> {
+fn finish(new: &Path, arch: Arch) -> Result<()> {
     check_version(&new.join("include/wasmedge/version.h"))?;
-    link_run(new)
-}
-
-/// Until packaging makes the folder without LLVM, containers run from the same one.
-fn link_run(new: &Path) -> Result<()> {
-    symlink("compile", new.join("run")).context("link run to compile")
+    shim::make_run(new, arch).context("make the folder that containers run from")
 }
 
 fn check_version(header: &Path) -> Result<()> {
