@@ -6,8 +6,8 @@ use crate::types::{
     Applied, CompiledInfo, ContainerState, Digest, EnrollMaterial, FactList, FeatureSet, GuardStatus,
     ModuleState, StatsInfo, TrustSummary,
 };
-use crate::{Connection, Error, Layout, MEMFD_MAX, Msg, Received, read_sealed, sealed_memfd};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use crate::{Connection, Error, Layout, MEMFD_MAX, Msg, Received, Ticket, read_sealed, sealed_memfd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -288,6 +288,40 @@ impl SuperviseClient {
             Msg::StatusIs { status } => Ok(status),
             other => unexpected(&other),
         }
+    }
+
+    /// Hands over an unsigned ticket, new or with other containers than before; uid 0 only.
+    pub fn local_ticket(&mut self, ticket: &Ticket) -> Result<(), Error> {
+        let fd = sealed_memfd(&ticket.encode())?;
+        done(&self.0.call(&Msg::LocalTicket {}, &[fd.as_fd()], SOON)?)
+    }
+
+    /// Starts a container of an unsigned ticket and gives the read ends of its output; uid 0 only.
+    pub fn start_attached(
+        &mut self,
+        ticket: Digest,
+        container: u16,
+        attempt: u64,
+    ) -> Result<(StartedInfo, [OwnedFd; 2]), Error> {
+        let r = self.0.call(&Msg::StartAttached { ticket, container, attempt }, &[], SOON)?;
+        match r.msg {
+            Msg::StartedAttached { pid, started_at, applied } => {
+                let found = r.fds.len();
+                let fds = r.fds.try_into().map_err(|_| Error::Descriptors { expected: 2, found })?;
+                Ok((StartedInfo { pid, started_at, applied }, fds))
+            }
+            other => unexpected(&other),
+        }
+    }
+
+    /// Forgets a container of an unsigned ticket, which does not run; uid 0 only.
+    pub fn remove_container(&mut self, ticket: Digest, container: u16) -> Result<(), Error> {
+        done(&self.0.call(&Msg::RemoveContainer { ticket, container }, &[], SOON)?)
+    }
+
+    /// Has the log of a running container opened anew.
+    pub fn reopen_log(&mut self, ticket: Digest, container: u16) -> Result<(), Error> {
+        done(&self.0.call(&Msg::ReopenLog { ticket, container }, &[], SOON)?)
     }
 
     /// Stops all containers, removes groups and mounts, and ends the guard; uid 0 only. Returns when it is gone.

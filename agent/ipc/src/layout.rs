@@ -58,6 +58,10 @@ impl Layout {
         volumes = "var/lib/shoal/supervise/volumes";
         /// Scratch folders of compilations.
         scratch = "var/lib/shoal/supervise/scratch";
+        /// Unsigned tickets that uid 0 brought.
+        local_tickets = "var/lib/shoal/supervise/local";
+        /// What uid 0's own pods are, for the local commands.
+        local_dir = "var/lib/shoal/local";
         /// Facts that admit has not acknowledged.
         facts = "var/lib/shoal/supervise/facts";
         /// The parent of all logs.

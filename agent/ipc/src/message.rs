@@ -310,6 +310,40 @@ messages! {
     }
     /// uid 0 → supervise: stop all containers, remove groups and mounts, end.
     Shutdown = 84, 0 {}
+    /// uid 0 → supervise: a sealed memfd with an unsigned `Ticket`; taken where the device's policy allows it.
+    LocalTicket = 110, 1 {}
+    /// uid 0 → supervise: start a container of an unsigned ticket; its output is the caller's to read, not the log's.
+    StartAttached = 111, 0 {
+        /// The ticket.
+        ticket: Digest,
+        /// Index in the ticket.
+        container: u16,
+        /// Which start of it; above all earlier ones.
+        attempt: u64,
+    }
+    /// It runs; the read ends of its standard output and error.
+    StartedAttached = 112, 2 {
+        /// The process.
+        pid: u32,
+        /// Seconds since 1970.
+        started_at: u64,
+        /// Limits as read back.
+        applied: Applied,
+    }
+    /// uid 0 → supervise: forget a container of an unsigned ticket, which does not run.
+    RemoveContainer = 113, 0 {
+        /// The ticket.
+        ticket: Digest,
+        /// Index in the ticket.
+        container: u16,
+    }
+    /// agent → supervise: open the log of a running container anew, since somebody moved its file away.
+    ReopenLog = 114, 0 {
+        /// The ticket.
+        ticket: Digest,
+        /// Index in the ticket.
+        container: u16,
+    }
 
     /// supervise → log: the read ends of standard output and error of a container.
     Attach = 100, 2 {
@@ -355,6 +389,18 @@ messages! {
     DropPod = 103, 0 {
         /// One name, below the folder of logs.
         pod: String,
+    }
+    /// supervise → log: delete a container's folder.
+    DropContainer = 115, 0 {
+        /// One name, below the folder of logs.
+        pod: String,
+        /// One name, below the pod's.
+        container: String,
+    }
+    /// supervise → log: open the file of this stream anew.
+    Reopen = 116, 0 {
+        /// As in `Attach`.
+        id: u64,
     }
 }
 

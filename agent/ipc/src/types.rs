@@ -217,6 +217,8 @@ layout! {
         pub stderr_tail: String,
         /// Log lines dropped for rate or quota.
         pub dropped_lines: u64,
+        /// Whether its ticket is an unsigned one, brought by uid 0 of this device.
+        pub local: bool,
     }
 
     /// What this guard can and does enforce.

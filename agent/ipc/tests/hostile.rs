@@ -31,6 +31,7 @@ fn state() -> ContainerState {
         },
         stderr_tail: "oh\n".into(),
         dropped_lines: 8,
+        local: true,
     }
 }
 
@@ -67,6 +68,12 @@ fn messages() -> Vec<Msg> {
         Msg::ContainerIs { state: state() },
         Msg::Ended { state: state() },
         Msg::Dropped { id: 1, lines: 2, end: true, stderr_tail: String::new() },
+        Msg::StartAttached { ticket: D, container: 2, attempt: 1 },
+        Msg::StartedAttached { pid: 9, started_at: 8, applied: Applied::default() },
+        Msg::RemoveContainer { ticket: D, container: 2 },
+        Msg::ReopenLog { ticket: D, container: 2 },
+        Msg::DropContainer { pod: "local_a_1".into(), container: "main".into() },
+        Msg::Reopen { id: 3 },
     ]
 }
 

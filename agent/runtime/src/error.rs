@@ -1,5 +1,7 @@
 //! The one error of this crate.
 
+use shoal_protocol::refusal::Code;
+
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -44,6 +46,60 @@ pub enum Error {
         /// Its state.
         state: &'static str,
     },
+    /// A configuration that cannot be carried out.
+    #[error("{text}")]
+    Config {
+        /// Which field, and why.
+        text: String,
+    },
+    /// There is no such thing.
+    #[error("no {kind} is called {id}")]
+    NotFound {
+        /// `pod`, `container` or `image`.
+        kind: &'static str,
+        /// As it was asked for.
+        id: String,
+    },
+    /// More than one thing is meant.
+    #[error("{count} {kind}s begin with {id}: give more of the id")]
+    Ambiguous {
+        /// `pod` or `container`.
+        kind: &'static str,
+        /// As it was asked for.
+        id: String,
+        /// How many.
+        count: usize,
+    },
+    /// It is there already.
+    #[error("{what} is there already, as {id}")]
+    Exists {
+        /// What.
+        what: String,
+        /// Under which id.
+        id: String,
+    },
+    /// A pod that was stopped takes no more containers.
+    #[error("cannot {verb}: the pod {id} is stopped")]
+    NotReady {
+        /// What was to be done in it.
+        verb: &'static str,
+        /// The pod.
+        id: String,
+    },
+    /// A wait took too long.
+    #[error("gave up waiting for {what}")]
+    TimedOut {
+        /// For what.
+        what: String,
+    },
+    /// A module could not be compiled.
+    #[error("the module was not compiled: {code}: {detail}")]
+    Compile {
+        /// A stable code.
+        code: String,
+        /// In words.
+        detail: String,
+    },
     /// A file of our own could not be read or written.
     #[error("{what}")]
     Io {
@@ -66,7 +122,13 @@ impl Error {
                 _ => "image_unavailable".to_owned(),
             },
             Self::NoSpace { .. } | Self::Io { .. } => "storage_unavailable".to_owned(),
-            Self::State { .. } => "wrong_state".to_owned(),
+            Self::State { .. } | Self::NotReady { .. } => "wrong_state".to_owned(),
+            Self::Config { .. } => Code::UnsupportedValue.as_str().to_owned(),
+            Self::NotFound { .. } => "not_found".to_owned(),
+            Self::Ambiguous { .. } => "ambiguous".to_owned(),
+            Self::Exists { .. } => "conflict".to_owned(),
+            Self::TimedOut { .. } => "timed_out".to_owned(),
+            Self::Compile { code, .. } => code.clone(),
         }
     }
 
@@ -75,8 +137,7 @@ impl Error {
     pub fn is_terminal(&self) -> bool {
         match self {
             Self::Image { source, .. } => {
-                !source.is_transient()
-                    && source.code().is_some_and(|c| c != shoal_protocol::refusal::Code::DigestMismatch)
+                !source.is_transient() && source.code().is_some_and(|c| c != Code::DigestMismatch)
             }
             _ => false,
         }

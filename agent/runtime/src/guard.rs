@@ -13,6 +13,8 @@ type Slot<C> = Arc<Mutex<Option<C>>>;
 #[derive(Debug, Clone)]
 pub struct Guard {
     layout: Layout,
+    /// Uid 0's own socket instead of the agent's.
+    root: bool,
     admit: Slot<AdmitClient>,
     supervise: Slot<SuperviseClient>,
     /// Copies take long, and starts must not wait behind them.
@@ -22,7 +24,28 @@ pub struct Guard {
 impl Guard {
     /// Nothing is connected before the first call.
     pub fn new(layout: Layout) -> Self {
-        Self { layout, admit: Slot::default(), supervise: Slot::default(), staging: Slot::default() }
+        Self {
+            layout,
+            root: false,
+            admit: Slot::default(),
+            supervise: Slot::default(),
+            staging: Slot::default(),
+        }
+    }
+
+    /// Over uid 0's own socket of supervise.
+    pub fn of_root(layout: Layout) -> Self {
+        Self { root: true, ..Self::new(layout) }
+    }
+
+    /// Events of supervise on the same side.
+    pub fn events(&self) -> Result<Events, Error> {
+        if self.root { Events::supervise_root(&self.layout) } else { Events::supervise(&self.layout) }
+    }
+
+    fn connect(&self) -> impl Fn() -> Result<SuperviseClient, Error> + Send + 'static {
+        let (layout, root) = (self.layout.clone(), self.root);
+        move || if root { SuperviseClient::connect_root(&layout) } else { SuperviseClient::connect(&layout) }
     }
 
     /// Where the device's files are.
@@ -44,8 +67,7 @@ impl Guard {
         &self,
         ask: impl Fn(&mut SuperviseClient) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let layout = self.layout.clone();
-        call(self.supervise.clone(), move || SuperviseClient::connect(&layout), ask).await
+        call(self.supervise.clone(), self.connect(), ask).await
     }
 
     /// Asks supervise for something that takes its time.
@@ -53,8 +75,7 @@ impl Guard {
         &self,
         ask: impl Fn(&mut SuperviseClient) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let layout = self.layout.clone();
-        call(self.staging.clone(), move || SuperviseClient::connect(&layout), ask).await
+        call(self.staging.clone(), self.connect(), ask).await
     }
 }
 
@@ -96,6 +117,11 @@ impl Events {
     /// Supervise's.
     pub fn supervise(layout: &Layout) -> Result<Self, Error> {
         Self::new(EventStream::supervise(layout)?)
+    }
+
+    /// Supervise's, as uid 0.
+    pub fn supervise_root(layout: &Layout) -> Result<Self, Error> {
+        Self::new(EventStream::supervise_root(layout)?)
     }
 
     #[expect(

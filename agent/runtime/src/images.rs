@@ -80,7 +80,7 @@ pub struct PullSource {
 /// The agent's images.
 #[derive(Debug, Clone)]
 pub struct ImageService {
-    store: Store,
+    pub(crate) store: Store,
     guard: Guard,
 }
 
@@ -136,7 +136,9 @@ impl ImageService {
 
     /// Takes away every blob that no manifest in `keep` needs; gives the bytes won.
     pub fn collect(&self, keep: &BTreeSet<Digest>) -> Result<u64> {
-        let needed: BTreeSet<Digest> = keep.iter().filter_map(|m| self.blobs(m)).flatten().collect();
+        // What the owner pulled by name stays until they take the name away.
+        let named = self.tagged()?;
+        let needed: BTreeSet<Digest> = keep.union(&named).filter_map(|m| self.blobs(m)).flatten().collect();
         let mut won = 0;
         for (digest, size) in self.store.list().map_err(Self::failed("list"))? {
             if !needed.contains(&digest) {
@@ -149,7 +151,7 @@ impl ImageService {
     }
 
     /// The manifest and what it names; `None` if it is not here.
-    fn blobs(&self, manifest: &Digest) -> Option<BTreeSet<Digest>> {
+    pub(crate) fn blobs(&self, manifest: &Digest) -> Option<BTreeSet<Digest>> {
         let bytes = self.store.read(manifest, shoal_image::limits::DOCUMENT).ok()?;
         let Ok(Document::Manifest(m)) = Document::parse(&bytes, None) else { return None };
         Some([*manifest, m.config.digest].into_iter().chain(m.layers.iter().map(|l| l.digest)).collect())
@@ -170,15 +172,24 @@ impl ImageService {
         self.make_room(wanted.unpacked().saturating_mul(2).saturating_add(image.manifest_size), keep)?;
         let mut reference: Reference = image.reference.parse().map_err(Self::failed(&image.reference))?;
         reference.digest = Some(image.manifest);
+        self.first_of(&reference, sources).await.map(drop)
+    }
+
+    /// Fetches what `reference` names from the first source that gives it; the manifest.
+    pub(crate) async fn first_of(
+        &self,
+        reference: &Reference,
+        sources: &[PullSource],
+    ) -> Result<shoal_image::Descriptor> {
         let mut last = None;
         for source in sources {
-            let at = format!("{} from {}", image.reference, source.host);
+            let at = format!("{reference} from {}", source.host);
             let pulled = match Registry::new(&source.host, source.access.clone()) {
-                Ok(registry) => registry.pull(&reference, &self.store, &|_| {}).await,
+                Ok(registry) => registry.pull(reference, &self.store, &|_| {}).await,
                 Err(e) => Err(e),
             };
             match pulled {
-                Ok(_) => return Ok(()),
+                Ok(found) => return Ok(found.manifest),
                 Err(source) => {
                     let error = Error::Image { image: at, source };
                     tracing::debug!(error = %error.chain(), "not pulled");
@@ -192,12 +203,12 @@ impl ImageService {
             }
         }
         Err(last.unwrap_or_else(|| Error::Image {
-            image: image.reference.clone(),
+            image: reference.to_string(),
             source: shoal_image::Error::Unavailable("no registry to ask".to_owned()),
         }))
     }
 
-    fn make_room(&self, bytes: u64, keep: &BTreeSet<Digest>) -> Result<()> {
+    pub(crate) fn make_room(&self, bytes: u64, keep: &BTreeSet<Digest>) -> Result<()> {
         let space = self.image_fs_info()?;
         let needed = bytes.saturating_add(RESERVE.min(space.total_bytes / RESERVE_PART));
         if space.free_bytes >= needed {

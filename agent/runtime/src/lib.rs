@@ -4,11 +4,12 @@
 //! run (that is core's), and whether it may (that is admit's, and supervise sees to it).
 #![forbid(unsafe_code)]
 
-mod cri;
+pub mod cri;
 mod error;
 mod guard;
 mod images;
 pub mod logs;
+mod named;
 mod service;
 
 pub use cri::{
@@ -17,4 +18,7 @@ pub use cri::{
 pub use error::{Error, Result};
 pub use guard::{Events, Guard};
 pub use images::{FilesystemUsage, ImageService, ImageStatus, PullSource, Wanted};
-pub use service::RuntimeService;
+pub use named::{PinnedImage, canonical, full};
+pub use service::{
+    AdmittedPod, ContainerRecord, CriService, OpenFile, PAGES, PodRecord, Records, RuntimeService, Seen,
+};

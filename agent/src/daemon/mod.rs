@@ -382,8 +382,13 @@ impl Daemon {
                 tracing::info!(%pod, container = %status.metadata.name, attempt = status.metadata.attempt, ?cause, "ended");
                 self.world.note_container(&status, now);
             }
-            // Only wakes: the plan and the rollup see it by the clock.
-            GuardEvent::Said(Event::Healthy { .. }) => {}
+            // Mostly only wakes: the plan and the rollup see it by the clock. Of a pod that is nobody's here it is the first
+            // that is heard: uid 0 started it.
+            GuardEvent::Said(Event::Healthy { ticket, container, .. }) => {
+                let id = ContainerId { pod: Digest(ticket.0), index: container };
+                self.relist |=
+                    !self.world.containers.contains_key(&id) && !self.world.local.contains_key(&id);
+            }
         }
     }
 
@@ -443,6 +448,7 @@ impl Daemon {
             stats,
             stderr_tail: String::new(),
             dropped_lines: 0,
+            local: false,
         };
         self.world.containers.insert(id, state.into());
     }

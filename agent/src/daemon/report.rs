@@ -129,6 +129,7 @@ impl Daemon {
             }
         };
         add(self.world.features.unconfined, "unconfined");
+        add(!self.world.local.is_empty(), "local_unsigned");
         add(self.storage_broken, "storage_unavailable");
         add(!self.admit_up, "admission_unavailable");
         add(!self.supervise_up, "supervision_unavailable");

@@ -29,6 +29,8 @@ pub(crate) struct World {
     pub containers: BTreeMap<ContainerId, ContainerStatus>,
     /// Records that changed and are not durable yet.
     pub dirty: BTreeSet<Digest>,
+    /// Unsigned containers of uid 0, by name of their pod: nothing is planned for them, but the report says that they are here.
+    pub local: BTreeMap<ContainerId, ContainerStatus>,
 }
 
 /// Now: the clock, but never before what signed documents prove.
@@ -187,6 +189,8 @@ impl World {
     /// Takes supervise's list as what is: adopts what runs, and ends what is remembered as running and is not.
     pub(crate) fn adopt(&mut self, list: Vec<ContainerStatus>) {
         let now = now(&self.trust);
+        let (local, list): (Vec<_>, Vec<_>) = list.into_iter().partition(|c| c.local);
+        self.local = local.into_iter().map(|c| (c.id, c)).collect();
         self.containers = list.into_iter().map(|c| (c.id, c)).collect();
         let listed: Vec<ContainerStatus> = self.containers.values().cloned().collect();
         for status in &listed {
@@ -213,6 +217,10 @@ impl World {
 
     /// One container as supervise has it.
     pub(crate) fn note_container(&mut self, status: &ContainerStatus, now: Timestamp) {
+        if status.local {
+            self.local.insert(status.id, status.clone());
+            return;
+        }
         let Ok(name) = status.metadata.name.parse::<Name>() else { return };
         if !self.observed.pods.contains_key(&status.id.pod) {
             let Some(record) = self.unknown_record(status, now) else { return };

@@ -28,6 +28,14 @@ impl LogFile {
         Ok(Self { path, file, size, max_size: max_size.max(4096), max_files: max_files.max(1) })
     }
 
+    /// Opens the path anew; what is there already is appended to.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        let file = open(&self.path)?;
+        self.size = file.metadata()?.len();
+        self.file = file;
+        Ok(())
+    }
+
     fn part(&self, n: u32) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(format!(".{n}"));

@@ -142,6 +142,20 @@ impl Log {
                 }
                 send(self.supervise.as_ref(), &Msg::ListEnd {}, &[]);
             }
+            Msg::DropContainer { pod, container } => {
+                if is_plain(&pod)
+                    && is_plain(&container)
+                    && let Err(e) = std::fs::remove_dir_all(self.folder.join(&pod).join(&container))
+                    && e.kind() != std::io::ErrorKind::NotFound
+                {
+                    say::line(format!("the logs of {pod}/{container} stay: {e}"));
+                }
+            }
+            Msg::Reopen { id } => {
+                if let Some(Err(e)) = self.streams.get_mut(&id).map(Stream::reopen) {
+                    say::line(format!("a log goes on in its old file: {e}"));
+                }
+            }
             Msg::DropPod { pod } => {
                 if is_plain(&pod)
                     && let Err(e) = std::fs::remove_dir_all(self.folder.join(&pod))

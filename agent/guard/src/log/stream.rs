@@ -99,6 +99,11 @@ impl Stream {
         Some((self.out.fd.as_ref()?.as_fd(), self.err.fd.as_ref()?.as_fd()))
     }
 
+    /// Goes on in a new file where the old one stood: somebody moved that away.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        self.file.reopen()
+    }
+
     pub(super) fn is_ended(&self) -> bool {
         self.out.fd.is_none() && self.err.fd.is_none()
     }

@@ -14,14 +14,16 @@ use std::time::Duration;
 impl Supervise {
     fn standing(&self, ticket: &Digest) -> Standing {
         let containers = self.containers.keys().any(|k| k.0 == *ticket);
+        let local = self.is_local(ticket);
         match self.tickets.get(ticket) {
-            None => Standing { containers, ..Standing::default() },
+            None => Standing { containers, local, ..Standing::default() },
             Some(h) => Standing {
                 ticket: true,
                 withdrawn: h.withdrawn,
                 stageable: h.ticket.stageable,
                 startable: h.ticket.startable,
                 containers,
+                local,
             },
         }
     }
@@ -59,7 +61,7 @@ impl Supervise {
                 say::line("a ticket of another version, or without containers, is not taken");
             }
             Ok(ticket) => {
-                self.tickets.insert(ticket.id, Held { ticket, withdrawn: false });
+                self.tickets.insert(ticket.id, Held { ticket, withdrawn: false, local: false });
             }
             Err(e) => say::error("a ticket is not taken", &e),
         }
@@ -94,6 +96,9 @@ impl Supervise {
 
     /// Hands a container's streams to log.
     pub(super) fn attach(&mut self, key: Key) {
+        if self.attached.contains(&key) {
+            return;
+        }
         let Some(c) = self.containers.get(&key) else { return };
         let Some((out, err)) = c.live.as_ref().and_then(|l| l.pipes.as_ref()) else { return };
         let s = &c.record.state;
@@ -162,6 +167,23 @@ impl Supervise {
             Msg::Start { ticket, container, attempt } => {
                 self.start(id, (ticket, container), attempt)?;
                 None
+            }
+            Msg::StartAttached { ticket, container, attempt } => {
+                self.start_attached(id, (ticket, container), attempt)?;
+                None
+            }
+            Msg::LocalTicket {} => {
+                let fd = fd.ok_or_else(|| refuse("not_admitted", "no descriptor came along"))?;
+                self.local_ticket(&fd)?;
+                Some(Msg::Done {})
+            }
+            Msg::RemoveContainer { ticket, container } => {
+                self.remove_container((ticket, container))?;
+                Some(Msg::Done {})
+            }
+            Msg::ReopenLog { ticket, container } => {
+                self.reopen_log((ticket, container))?;
+                Some(Msg::Done {})
             }
             Msg::Stop { ticket, container, grace_ms } => {
                 let grace = Duration::from_millis(grace_ms.into());

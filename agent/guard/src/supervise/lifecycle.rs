@@ -36,8 +36,14 @@ impl Supervise {
         let Some(c) = self.containers.get(&key) else { return };
         let state = &c.record.state;
         let applied = state.stats.applied.clone();
-        let answer = Msg::Started { pid: state.pid, started_at: state.started_at, applied };
-        self.answer(starting.peer, answer);
+        let (pid, started_at) = (state.pid, state.started_at);
+        match self.take_output(key) {
+            Some((out, err)) => {
+                let answer = Msg::StartedAttached { pid, started_at, applied };
+                self.answer_with(starting.peer, answer, vec![out, err]);
+            }
+            None => self.answer(starting.peer, Msg::Started { pid, started_at, applied }),
+        }
         self.fact(key, FactEvent::Started);
     }
 
@@ -56,7 +62,8 @@ impl Supervise {
             Some(ending) => ending.status = ending.status.or(status),
             None => live.ending = Some(Ending { status, refused, deadline: Instant::now() + LAST_LINES }),
         }
-        if self.log.connection.is_none() {
+        // Without a log, or with somebody else reading, no last lines come from there.
+        if self.log.connection.is_none() || self.attached.contains(&key) {
             self.finish(key);
         }
     }
@@ -65,6 +72,7 @@ impl Supervise {
     pub(super) fn finish(&mut self, key: Key) {
         let Some(c) = self.containers.get_mut(&key) else { return };
         let Some(live) = c.live.take() else { return };
+        self.attached.remove(&key);
         let group = self.hierarchy.group(&c.record.group);
         // Nothing of it may outlive its first process.
         group.kill();
@@ -110,6 +118,10 @@ impl Supervise {
     fn fact(&mut self, key: Key, event: FactEvent) {
         let Some(c) = self.containers.get(&key) else { return };
         let s = &c.record.state;
+        if s.local {
+            // Admission answers for what was signed; of local pods the agent's own report tells.
+            return;
+        }
         let (ticket, name, container, attempt) = (s.ticket, s.deployment.clone(), s.name.clone(), s.attempt);
         let make = |id| Msg::Fact { id, ticket, name, container, attempt, event, at: clock::now() };
         match self.facts.add(make) {
@@ -212,6 +224,9 @@ impl Supervise {
         pod.remove().map_err(|e| failed("remove the pod's group", &e))?;
         volumes::drop_memory(&self.layout, ticket).map_err(|e| failed("remove volumes in memory", &e))?;
         self.tell_log(&Msg::DropPod { pod: Layout::pod_folder(&name, ticket) }, &[]);
+        if self.is_local(ticket) {
+            self.drop_local(ticket, &name)?;
+        }
         let withdrawn = self.tickets.get(ticket).is_some_and(|h| h.withdrawn);
         if withdrawn {
             self.tickets.remove(ticket);

@@ -18,6 +18,7 @@ mod jail;
 mod jobs;
 mod lifecycle;
 mod links;
+mod local;
 mod peers;
 mod policy;
 pub(crate) mod process;
@@ -45,7 +46,7 @@ use services::Service;
 pub(crate) use services::{PAIR_FD, SOCKETS_FD};
 use shoal_ipc::{Digest, Layout, Listener, Ticket};
 pub(crate) use shutdown::stop_leftovers;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use table::From;
 use uids::UidBook;
 
@@ -65,6 +66,8 @@ fn refuse(code: &str, detail: impl Into<String>) -> Refused {
 struct Held {
     ticket: Ticket,
     withdrawn: bool,
+    /// Unsigned, brought by uid 0.
+    local: bool,
 }
 
 /// The whole state.
@@ -85,6 +88,8 @@ pub(crate) struct Supervise {
     listeners: Vec<(From, Listener)>,
     peers: BTreeMap<u64, Peer>,
     tickets: BTreeMap<Digest, Held>,
+    /// Containers whose output goes to whoever starts them.
+    attached: BTreeSet<Key>,
     /// Admission has sent all tickets that it has.
     complete: bool,
     containers: BTreeMap<Key, Container>,
@@ -102,6 +107,7 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
     let mut supervise = Supervise::open(layout)?;
     supervise.listen()?;
     supervise.adopt_all().context("cannot read the containers' records")?;
+    supervise.load_local().context("cannot read unsigned tickets")?;
     supervise.find_log();
     let confined = if supervise.uids.is_some() { "confined" } else { "unconfined" };
     say::line(format!("ready, {confined}, control groups {}", supervise.hierarchy.name()));
@@ -154,6 +160,7 @@ impl Supervise {
             listeners: Vec::new(),
             peers: BTreeMap::new(),
             tickets: BTreeMap::new(),
+            attached: BTreeSet::new(),
             complete: false,
             containers: BTreeMap::new(),
             jobs: Vec::new(),

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shoal_ipc::{Connection, Error, Listener, Msg};
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// Connections from each side.
@@ -24,7 +24,7 @@ pub(super) struct Peer {
     pub(super) subscribed: bool,
     /// Waits for an answer that takes time; nothing more is read from it meanwhile.
     pub(super) waiting: bool,
-    pub(super) outbox: VecDeque<Msg>,
+    pub(super) outbox: VecDeque<(Msg, Vec<OwnedFd>)>,
 }
 
 impl Supervise {
@@ -106,9 +106,14 @@ impl Supervise {
 
     /// Queues an answer; whoever does not read is cut off.
     pub(super) fn answer(&mut self, id: u64, msg: Msg) {
+        self.answer_with(id, msg, Vec::new());
+    }
+
+    /// The same, with descriptors.
+    pub(super) fn answer_with(&mut self, id: u64, msg: Msg, fds: Vec<OwnedFd>) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.waiting = false;
-            peer.outbox.push_back(msg);
+            peer.outbox.push_back((msg, fds));
             if peer.outbox.len() > OUTBOX || flush(peer).is_err() {
                 self.peers.remove(&id);
             }
@@ -125,8 +130,9 @@ impl Supervise {
 
 /// Sends what waits, as far as it goes.
 fn flush(peer: &mut Peer) -> Result<(), Error> {
-    while let Some(msg) = peer.outbox.front() {
-        match peer.connection.send(msg, &[]) {
+    while let Some((msg, fds)) = peer.outbox.front() {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        match peer.connection.send(msg, &fds) {
             Ok(()) => {
                 peer.outbox.pop_front();
             }

@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Policy {
-    /// Whether uid 0 may start unsigned pods here (reserved; refused until the local commands are built).
+    /// Whether uid 0 may start unsigned pods here.
     pub(crate) local_unsigned: bool,
     /// Shifts all default uids.
     pub(crate) uid_base: Option<u32>,

@@ -120,6 +120,7 @@ mod tests {
                 stats: StatsInfo::default(),
                 stderr_tail: String::new(),
                 dropped_lines: 0,
+                local: false,
             },
             boot: boot_id(),
             start_ticks: start_ticks(std::process::id()).unwrap(),

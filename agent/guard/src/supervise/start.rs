@@ -152,6 +152,7 @@ impl Supervise {
                 stats: StatsInfo { applied, ..StatsInfo::default() },
                 stderr_tail: String::new(),
                 dropped_lines: 0,
+                local: self.is_local(&ticket.id),
             },
             boot: boot_id(),
             start_ticks: 0,

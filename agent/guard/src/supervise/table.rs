@@ -64,6 +64,10 @@ pub(crate) const TABLE: &[Rule] = &[
     rule("Stop", ASKING, Needs::Known),
     rule("Remove", ASKING, Needs::Known),
     rule("Stats", ASKING, Needs::Known),
+    rule("ReopenLog", ASKING, Needs::Known),
+    rule("LocalTicket", &[From::Root], Needs::Nothing),
+    rule("StartAttached", &[From::Root], Needs::Startable),
+    rule("RemoveContainer", &[From::Root], Needs::Known),
     rule("Status", &[From::Root], Needs::Nothing),
     rule("Shutdown", &[From::Root], Needs::Nothing),
 ];
@@ -79,6 +83,8 @@ pub(crate) struct Standing {
     pub(crate) startable: bool,
     /// Containers were started under it.
     pub(crate) containers: bool,
+    /// It is uid 0's own, unsigned: nobody else is answered about it.
+    pub(crate) local: bool,
 }
 
 /// The ticket that a message names.
@@ -88,6 +94,9 @@ pub(crate) fn named_ticket(msg: &Msg) -> Option<Digest> {
         | Msg::Have { ticket }
         | Msg::Compile { ticket, .. }
         | Msg::Start { ticket, .. }
+        | Msg::StartAttached { ticket, .. }
+        | Msg::RemoveContainer { ticket, .. }
+        | Msg::ReopenLog { ticket, .. }
         | Msg::Stop { ticket, .. }
         | Msg::Remove { ticket }
         | Msg::Stats { ticket, .. } => Some(*ticket),
@@ -104,6 +113,11 @@ pub(crate) fn permitted(msg: &Msg, from: From, standing: Standing) -> Result<(),
     if !rule.from.contains(&from) {
         return Err(format!("{name} is not taken from {from:?}"));
     }
+    // The agent never reaches what it could not have started; and what is local only is asked of local pods.
+    let only_local = matches!(msg, Msg::StartAttached { .. } | Msg::RemoveContainer { .. });
+    if (standing.local && from != From::Root) || (only_local && !standing.local) {
+        return Err(format!("{name} is not for this ticket"));
+    }
     let live = standing.ticket && !standing.withdrawn;
     let good = match rule.needs {
         Needs::Nothing => true,
@@ -119,8 +133,14 @@ mod tests {
     use super::*;
 
     const T: Digest = Digest([1; 32]);
-    const FULL: Standing =
-        Standing { ticket: true, withdrawn: false, stageable: true, startable: true, containers: true };
+    const FULL: Standing = Standing {
+        ticket: true,
+        withdrawn: false,
+        stageable: true,
+        startable: true,
+        containers: true,
+        local: false,
+    };
 
     #[test]
     fn c5_without_a_ticket_nothing_is_staged_compiled_started_or_asked_about() {
@@ -137,6 +157,36 @@ mod tests {
             assert!(permitted(&msg, From::Agent, FULL).is_ok(), "{}", msg.name());
             assert_eq!(named_ticket(&msg), Some(T));
         }
+    }
+
+    #[test]
+    fn c5_unsigned_tickets_come_from_uid_0_and_the_agent_is_told_nothing_of_them() {
+        assert!(permitted(&Msg::LocalTicket {}, From::Root, FULL).is_ok());
+        for from in [From::Agent, From::Admit, From::Log] {
+            assert!(permitted(&Msg::LocalTicket {}, from, FULL).is_err(), "{from:?}");
+        }
+        let local = Standing { local: true, ..FULL };
+        for msg in [
+            Msg::Stage { ticket: T, item: T },
+            Msg::Have { ticket: T },
+            Msg::Compile { ticket: T, module: T },
+            Msg::Start { ticket: T, container: 0, attempt: 1 },
+            Msg::Stop { ticket: T, container: None, grace_ms: 0 },
+            Msg::Remove { ticket: T },
+            Msg::Stats { ticket: T, container: 0 },
+            Msg::ReopenLog { ticket: T, container: 0 },
+            Msg::StartAttached { ticket: T, container: 0, attempt: 1 },
+            Msg::RemoveContainer { ticket: T, container: 0 },
+        ] {
+            assert!(permitted(&msg, From::Agent, local).is_err(), "{}", msg.name());
+            assert!(permitted(&msg, From::Root, local).is_ok(), "{}", msg.name());
+            assert_eq!(named_ticket(&msg), Some(T));
+        }
+        // Uid 0 takes no signed container's output or record away either.
+        assert!(
+            permitted(&Msg::StartAttached { ticket: T, container: 0, attempt: 1 }, From::Root, FULL).is_err()
+        );
+        assert!(permitted(&Msg::RemoveContainer { ticket: T, container: 0 }, From::Root, FULL).is_err());
     }
 
     #[test]

@@ -84,13 +84,18 @@ pub struct Device {
 
 impl Device {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With more lines in its policy file.
+    pub fn start_with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let group =
             format!("shoal-guard-test-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
         let layout = Layout::new(dir.path());
         std::fs::create_dir_all(layout.policy().parent().unwrap()).unwrap();
-        let policy = format!("uid_base = {AGENT}\ncgroup_parent = \"{group}\"\n");
+        let policy = format!("uid_base = {AGENT}\ncgroup_parent = \"{group}\"\n{more}\n");
         std::fs::write(layout.policy(), policy).unwrap();
         let mut device = Self { dir, layout, group, guard: None };
         device.launch();

@@ -3,11 +3,22 @@
 //! Supervise makes a sandbox (parent group, log folder) with its first container, so `run_pod_sandbox` only says whether
 //! there is a ticket; everything that supervise must not take on trust it checks itself.
 
-use crate::cri::{ContainerId, ContainerStatus, PodSandboxState, PodSandboxStatus, Verb};
+mod local;
+mod records;
+mod ticket;
+mod view;
+
+pub use local::{CriService, OpenFile};
+pub use records::{ContainerRecord, PodRecord, Records};
+pub use ticket::PAGES;
+pub use view::{AdmittedPod, Seen};
+
+use crate::cri::{ContainerId, ContainerStatus, PodSandboxState, PodSandboxStatus};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
-use shoal_ipc::{FeatureSet, StartedInfo, StatsInfo, SuperviseClient};
+use shoal_ipc::{FeatureSet, StartedInfo, StatsInfo, SuperviseClient, Ticket};
 use shoal_protocol::ids::Digest;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 /// The verbs.
@@ -32,6 +43,11 @@ impl RuntimeService {
         ask: impl Fn(&mut SuperviseClient) -> std::result::Result<T, shoal_ipc::Error> + Send + 'static,
     ) -> Result<T> {
         self.guard.supervise(ask).await.map_err(|source| Error::Guard { verb, source })
+    }
+
+    /// The way to guard.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// CRI `Status`: what the runtime can enforce.
@@ -64,9 +80,7 @@ impl RuntimeService {
     }
 
     /// CRI `StopContainer`: asks it to end; its end comes as an event.
-    pub async fn stop_container(&self, status: &ContainerStatus, timeout: Duration) -> Result<()> {
-        status.check(Verb::Stop)?;
-        let id = status.id;
+    pub async fn stop(&self, id: ContainerId, timeout: Duration) -> Result<()> {
         self.ask("stop the container", move |c| c.stop(ipc(id.pod), Some(id.index), timeout))
             .await
             .map(|_| ())
@@ -80,6 +94,32 @@ impl RuntimeService {
     /// CRI `RemovePodSandbox`: nothing of it may run.
     pub async fn remove_pod_sandbox(&self, pod: Digest) -> Result<()> {
         self.ask("remove the pod", move |c| c.remove(ipc(pod))).await
+    }
+
+    /// An unsigned ticket, for uid 0: `not_admitted` unless the device's policy says `local_unsigned`.
+    pub async fn local_ticket(&self, ticket: Ticket) -> Result<()> {
+        self.ask("take an unsigned pod", move |c| c.local_ticket(&ticket)).await
+    }
+
+    /// Hands over one file of a ticket.
+    pub async fn stage(&self, pod: Digest, item: Digest, file: OwnedFd) -> Result<()> {
+        let ask = move |c: &mut SuperviseClient| c.stage(ipc(pod), ipc(item), file.as_fd());
+        self.guard.staging(ask).await.map_err(|source| Error::Guard { verb: "take a file", source })
+    }
+
+    /// CRI `StartContainer` and `Attach` in one, for uid 0: the read ends of standard output and error.
+    pub async fn start_attached(&self, id: ContainerId, attempt: u64) -> Result<(StartedInfo, [OwnedFd; 2])> {
+        self.ask("start the container", move |c| c.start_attached(ipc(id.pod), id.index, attempt)).await
+    }
+
+    /// CRI `RemoveContainer`, for uid 0: it may not run.
+    pub async fn remove_container(&self, id: ContainerId) -> Result<()> {
+        self.ask("remove the container", move |c| c.remove_container(ipc(id.pod), id.index)).await
+    }
+
+    /// CRI `ReopenContainerLog`.
+    pub async fn reopen_container_log(&self, id: ContainerId) -> Result<()> {
+        self.ask("open the log anew", move |c| c.reopen_log(ipc(id.pod), id.index)).await
     }
 
     /// CRI `ListContainers`: running and ended.

@@ -1,5 +1,8 @@
 //! The nouns of CRI v1 as this device has them: ids, states, statuses, and which verb a state allows. No I/O.
 
+pub mod config;
+pub mod message;
+
 use crate::error::{Error, Result};
 use serde::Serialize;
 use shoal_ipc::{Cause, StatsInfo};
@@ -38,13 +41,43 @@ pub enum ContainerState {
 }
 
 impl ContainerState {
-    fn as_str(self) -> &'static str {
+    /// In a word.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Running => "running",
             Self::Exited => "exited",
             Self::Unknown => "unknown",
         }
+    }
+
+    /// As CRI's JSON names it.
+    pub fn cri(self) -> &'static str {
+        match self {
+            Self::Created => "CONTAINER_CREATED",
+            Self::Running => "CONTAINER_RUNNING",
+            Self::Exited => "CONTAINER_EXITED",
+            Self::Unknown => "CONTAINER_UNKNOWN",
+        }
+    }
+
+    /// Whether CRI allows `verb` in this state. A container starts once; a stop of what ended is done already; removing what
+    /// runs is for callers that stop it first.
+    pub fn allows(self, verb: Verb) -> bool {
+        match verb {
+            Verb::Start => self == Self::Created,
+            Verb::Stop => true,
+            Verb::Remove => self != Self::Running,
+            Verb::ReopenLog => self == Self::Running,
+        }
+    }
+
+    /// The same as a result.
+    pub fn check(self, verb: Verb, name: &str) -> Result<()> {
+        if self.allows(verb) {
+            return Ok(());
+        }
+        Err(Error::State { verb: verb.as_str(), name: name.to_owned(), state: self.as_str() })
     }
 }
 
@@ -54,8 +87,18 @@ impl ContainerState {
 pub enum PodSandboxState {
     /// Its ticket allows a start.
     Ready,
-    /// Its ticket allows only staging, or is withdrawn.
+    /// Its ticket allows only staging, or is withdrawn; or it was stopped.
     Notready,
+}
+
+impl PodSandboxState {
+    /// As CRI's JSON names it.
+    pub fn cri(self) -> &'static str {
+        match self {
+            Self::Ready => "SANDBOX_READY",
+            Self::Notready => "SANDBOX_NOTREADY",
+        }
+    }
 }
 
 /// What may be asked of a container.
@@ -67,6 +110,8 @@ pub enum Verb {
     Stop,
     /// `RemoveContainer`.
     Remove,
+    /// `ReopenContainerLog`.
+    ReopenLog,
 }
 
 impl Verb {
@@ -75,6 +120,7 @@ impl Verb {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Remove => "remove",
+            Self::ReopenLog => "reopen the log of",
         }
     }
 }
@@ -106,23 +152,43 @@ pub struct ContainerStatus {
     pub stderr_tail: String,
     /// Log lines dropped for rate or quota.
     pub dropped_lines: u64,
+    /// Whether it is uid 0's own, unsigned.
+    pub local: bool,
 }
 
 impl ContainerStatus {
     /// Whether `verb` may be asked of it now.
     pub fn check(&self, verb: Verb) -> Result<()> {
-        let allowed = match verb {
-            Verb::Start | Verb::Remove => self.state != ContainerState::Running,
-            Verb::Stop => self.state == ContainerState::Running,
-        };
-        if allowed {
-            return Ok(());
+        self.state.check(verb, &self.metadata.name)
+    }
+
+    /// CRI v1 `reason`: one word on the end.
+    pub fn reason(&self) -> &'static str {
+        match &self.cause {
+            None => "",
+            Some(Cause::Exited { code: 0 }) => "Completed",
+            Some(Cause::OomKilled) => "OOMKilled",
+            Some(Cause::Stopped) => "Stopped",
+            Some(Cause::Unknown) => "Unknown",
+            Some(Cause::Refused { .. }) => "StartError",
+            Some(_) => "Error",
         }
-        Err(Error::State {
-            verb: verb.as_str(),
-            name: self.metadata.name.clone(),
-            state: self.state.as_str(),
-        })
+    }
+
+    /// CRI v1 `message`: the end in words; empty for one that needs none.
+    pub fn message(&self) -> String {
+        match &self.cause {
+            None | Some(Cause::Exited { .. } | Cause::Stopped) => String::new(),
+            Some(Cause::Trap { message }) => format!("trap: {message}"),
+            Some(Cause::GuestMemory) => "guest_memory: the guest needs more memory than its own limit".into(),
+            Some(Cause::OomKilled) => "oom_killed: the container's memory limit was reached".into(),
+            Some(Cause::CpuLimit) => "cpu_limit: its CPU time is spent".into(),
+            Some(Cause::TimeLimit) => "time_limit: its time is over".into(),
+            Some(Cause::Unhealthy) => "unhealthy: its probe failed".into(),
+            Some(Cause::Signal { number }) => format!("signal {number}"),
+            Some(Cause::Refused { code, detail }) => format!("{code}: {detail}"),
+            Some(Cause::Unknown) => "it ended while nobody watched".into(),
+        }
     }
 
     /// CRI v1 `exit_code`: the guest's own, or 128 and the signal as a shell would have it; 1 for any other failure.
@@ -158,6 +224,7 @@ impl From<shoal_ipc::ContainerState> for ContainerStatus {
             healthy: s.healthy,
             stderr_tail: s.stderr_tail,
             dropped_lines: s.dropped_lines,
+            local: s.local,
         }
     }
 }
@@ -204,22 +271,29 @@ mod tests {
             stats: StatsInfo::default(),
             stderr_tail: String::new(),
             dropped_lines: 0,
+            local: false,
         }
         .into()
     }
 
     #[test]
     fn the_state_guards_the_verb() {
-        let running = status(true, None);
-        assert!(running.check(Verb::Stop).is_ok());
+        use ContainerState::{Created, Exited, Running, Unknown};
+        let table = [
+            (Created, [true, true, true, false]),
+            (Running, [false, true, false, true]),
+            (Exited, [false, true, true, false]),
+            (Unknown, [false, true, true, false]),
+        ];
+        for (state, expected) in table {
+            let verbs = [Verb::Start, Verb::Stop, Verb::Remove, Verb::ReopenLog];
+            assert_eq!(verbs.map(|v| state.allows(v)), expected, "{state:?}");
+        }
         assert_eq!(
-            running.check(Verb::Start).unwrap_err().to_string(),
+            status(true, None).check(Verb::Start).unwrap_err().to_string(),
             "cannot start container main: it is running"
         );
-        assert!(running.check(Verb::Remove).is_err());
-        let exited = status(false, Some(Cause::Exited { code: 3 }));
-        assert!(exited.check(Verb::Start).is_ok() && exited.check(Verb::Remove).is_ok());
-        assert!(exited.check(Verb::Stop).is_err());
+        assert!(status(false, Some(Cause::Exited { code: 3 })).check(Verb::Remove).is_ok());
     }
 
     #[test]

@@ -1,0 +1,270 @@
+//! From CRI's configurations to an unsigned ticket. Pure; whether it is allowed is supervise's to say.
+
+use crate::cri::config::{ContainerConfig, LinuxContainerResources, PodSandboxConfig, SecurityContext};
+use crate::error::{Error, Result};
+use crate::named::PinnedImage;
+use serde_json::Value;
+use shoal_ipc::{
+    Digest, EnvVar, Limits, Restart, TICKET_MAX, Ticket, TicketContainer, TicketFile, TicketMount,
+    TicketVolume, VERSION, VolumeSource,
+};
+
+/// Seconds between the request to stop and the kill, when nobody says how many.
+const GRACE: u32 = 3_600;
+/// CRI's mode for the device's own namespace.
+const NODE: i32 = 2;
+/// A container's annotation with the most pages of 64 KiB of its guest's memory.
+pub const PAGES: &str = "shoal/wasm-pages";
+/// The search path that other runtimes give every container.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn bad(text: impl Into<String>) -> Error {
+    Error::Config { text: text.into() }
+}
+
+/// `text` in the letters that names of groups and folders may have.
+fn plain(text: &str, max: usize) -> String {
+    let good = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '-' };
+    text.chars().take(max).map(good).collect()
+}
+
+fn positive(n: i64) -> Option<u64> {
+    u64::try_from(n).ok().filter(|n| *n > 0)
+}
+
+fn filled(text: &str) -> Option<String> {
+    Some(text.to_owned()).filter(|t| !t.is_empty())
+}
+
+/// CRI's limits; 0 is "not set".
+fn limits(r: Option<&LinuxContainerResources>) -> Limits {
+    let Some(r) = r else { return Limits::default() };
+    Limits {
+        memory: positive(r.memory_limit_in_bytes),
+        cpu_quota: positive(r.cpu_quota),
+        cpu_period: positive(r.cpu_period).filter(|_| r.cpu_quota > 0),
+        cpu_shares: positive(r.cpu_shares),
+        cpuset_cpus: filled(&r.cpuset_cpus),
+        cpuset_mems: filled(&r.cpuset_mems),
+        pids: None,
+        oom_score_adj: Some(r.oom_score_adj).filter(|n| *n != 0),
+        wasm_pages: None,
+    }
+}
+
+/// The older form of a sandbox's limits: `cpu` and `memory`, each with `limits` and `requests`.
+fn legacy(v: &Value) -> Limits {
+    let number = |kind: &str, which: &str| v.get(kind).and_then(|k| k.get(which)).and_then(Value::as_f64);
+    let cpus = number("cpu", "limits").filter(|n| *n > 0.0 && *n < 10_000.0);
+    let memory = v.get("memory").and_then(|m| m.get("limits")).and_then(Value::as_u64).filter(|n| *n > 0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded above, positive")]
+    let quota = cpus.map(|n| ((n * 100_000.0) as u64).max(1_000));
+    Limits { memory, cpu_quota: quota, cpu_period: quota.map(|_| 100_000), ..Limits::default() }
+}
+
+fn no_host_network(s: Option<&SecurityContext>) -> Result<()> {
+    let network = s.and_then(|s| s.namespace_options.as_ref()).map_or(0, |n| n.network);
+    if network == NODE {
+        return Err(bad(
+            "namespace_options.network: the device's own network (NODE) is not granted to local pods",
+        ));
+    }
+    Ok(())
+}
+
+/// The ticket of a new pod, without containers.
+pub(super) fn pod(id: Digest, config: &PodSandboxConfig) -> Result<Ticket> {
+    let name = &config.metadata.name;
+    if name.is_empty() {
+        return Err(bad("metadata.name: a pod needs a name"));
+    }
+    let linux = config.linux.as_ref();
+    no_host_network(linux.and_then(|l| l.security_context.as_ref()))?;
+    let cri = limits(linux.and_then(|l| l.resources.as_ref()));
+    let old = config.resources.as_ref().map(legacy).unwrap_or_default();
+    let with_cpu = if cri.cpu_quota.is_some() { &cri } else { &old };
+    let short: String = id.hex().chars().take(8).collect();
+    Ok(Ticket {
+        version: VERSION,
+        id,
+        name: format!("local_{}_{short}", plain(name, 40)),
+        sequence: 0,
+        stageable: true,
+        startable: true,
+        hostname: filled(&config.hostname).unwrap_or_else(|| plain(name, 63)),
+        grace: GRACE,
+        limits: Limits {
+            memory: cri.memory.or(old.memory),
+            cpu_quota: with_cpu.cpu_quota,
+            cpu_period: with_cpu.cpu_period,
+            ..cri.clone()
+        },
+        volumes: Vec::new(),
+        containers: Vec::new(),
+    })
+}
+
+/// The name of a container in its ticket: one for each name and attempt.
+pub(super) fn container_name(config: &ContainerConfig) -> String {
+    let name = plain(&config.metadata.name, 100);
+    match config.metadata.attempt {
+        0 => name,
+        n => format!("{name}_{n}"),
+    }
+}
+
+/// Puts a container into its pod's ticket, at `index`.
+pub(super) fn add(
+    ticket: &mut Ticket,
+    index: usize,
+    config: &ContainerConfig,
+    image: &PinnedImage,
+) -> Result<()> {
+    if config.metadata.name.is_empty() {
+        return Err(bad("metadata.name: a container needs a name"));
+    }
+    if !config.devices.is_empty() {
+        return Err(bad("devices: no device nodes are granted to local containers"));
+    }
+    let linux = config.linux.as_ref();
+    let security = linux.and_then(|l| l.security_context.as_ref());
+    no_host_network(security)?;
+    let mut env: Vec<EnvVar> =
+        image.env.iter().map(|(name, value)| EnvVar { name: name.clone(), value: value.clone() }).collect();
+    for (name, value) in [("PATH", PATH), ("HOSTNAME", &ticket.hostname)] {
+        if env.iter().all(|e| e.name != name) {
+            env.push(EnvVar { name: name.to_owned(), value: value.to_owned() });
+        }
+    }
+    let mut mounts = Vec::new();
+    for m in &config.mounts {
+        if m.host_path.is_empty() || !m.image.is_null() {
+            return Err(bad(format!("mounts: {} is no folder of this device", m.container_path)));
+        }
+        let source = VolumeSource::HostPath { path: m.host_path.clone() };
+        let known = ticket.volumes.iter().position(|v| v.source == source);
+        let at = known.unwrap_or(ticket.volumes.len());
+        if known.is_none() {
+            ticket.volumes.push(TicketVolume { name: format!("mount-{at}"), source });
+        }
+        let volume = u16::try_from(at).map_err(|_| bad("mounts: too many"))?;
+        mounts.push(TicketMount { volume, path: m.container_path.clone(), read_only: m.readonly });
+    }
+    let pages = config.annotations.get(PAGES).map(|p| p.parse::<u32>());
+    let wasm_pages =
+        pages.transpose().map_err(|_| bad(format!("annotations: {PAGES} is no number of pages")))?;
+    let file = |f: &shoal_image::FileEntry| TicketFile {
+        path: f.path.clone(),
+        size: f.size,
+        mode: f.mode & 0o777,
+        digest: Digest(f.digest.0),
+    };
+    let container = TicketContainer {
+        name: container_name(config),
+        argv: image.argv.clone(),
+        env,
+        working_dir: image.working_dir.clone(),
+        module: file(&image.module),
+        files: image.files.iter().map(file).collect(),
+        limits: Limits { wasm_pages, ..limits(linux.and_then(|l| l.resources.as_ref())) },
+        mounts,
+        readonly_rootfs: security.is_some_and(|s| s.readonly_rootfs),
+        restart: Restart::Never,
+    };
+    match ticket.containers.get_mut(index) {
+        Some(place) => *place = container,
+        None => ticket.containers.push(container),
+    }
+    let size = ticket.encode().len();
+    if size > TICKET_MAX {
+        return Err(bad(format!(
+            "the pod would need a ticket of {size} bytes, at most {TICKET_MAX} are possible"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> PinnedImage {
+        let file = |path: &str, b: u8| shoal_image::FileEntry {
+            path: path.into(),
+            mode: 0o644,
+            size: 7,
+            digest: shoal_protocol::ids::Digest([b; 32]),
+        };
+        PinnedImage {
+            reference: "hydai/wasm-wasi-example:latest".into(),
+            manifest: shoal_protocol::ids::Digest([1; 32]),
+            module: file("/wasi_example_main.wasm", 2),
+            argv: vec!["/wasi_example_main.wasm".into(), "50000000".into()],
+            env: vec![("A".into(), "b".into())],
+            working_dir: "/".into(),
+            files: vec![file("/etc/x", 3)],
+            facts: None,
+        }
+    }
+
+    fn tutorial() -> (PodSandboxConfig, ContainerConfig) {
+        let pod = include_str!("../../../../deploy/examples/cri/sandbox_config.json");
+        let container = include_str!("../../../../deploy/examples/cri/container_wasi.json");
+        (serde_json::from_str(pod).unwrap(), serde_json::from_str(container).unwrap())
+    }
+
+    #[test]
+    fn the_tutorials_files_become_a_ticket_with_their_limits() {
+        let (pod_config, config) = tutorial();
+        let mut t = pod(Digest([0xab; 32]), &pod_config).unwrap();
+        assert_eq!((t.name.as_str(), t.hostname.as_str()), ("local_podsandbox12_abababab", "crictl_host"));
+        assert_eq!((t.limits.memory, t.limits.cpu_quota), (Some(50_000_000), Some(300_000)));
+        add(&mut t, 0, &config, &image()).unwrap();
+        let c = &t.containers[0];
+        assert_eq!(c.name, "podsandbox1-wasm-wasi");
+        assert_eq!(
+            (c.limits.memory, c.limits.cpu_quota, c.limits.cpu_period),
+            (Some(209_715_200), Some(20_000), Some(10_000))
+        );
+        assert_eq!((c.limits.cpu_shares, c.limits.oom_score_adj), (Some(512), Some(30)));
+        assert_eq!(
+            (c.limits.cpuset_cpus.as_deref(), c.limits.cpuset_mems.as_deref()),
+            (Some("0"), Some("0"))
+        );
+        let names: Vec<&str> = c.env.iter().map(|e| e.name.as_str()).collect();
+        assert_eq!(names, ["A", "PATH", "HOSTNAME"]);
+        assert_eq!(Ticket::decode(&t.encode()).unwrap(), t);
+    }
+
+    #[test]
+    fn what_would_widen_a_pod_is_refused() {
+        let (mut pod_config, mut config) = tutorial();
+        let mut t = pod(Digest([1; 32]), &pod_config).unwrap();
+        config
+            .devices
+            .push(crate::cri::config::Device { host_path: "/dev/sda".into(), ..Default::default() });
+        assert_eq!(add(&mut t, 0, &config, &image()).unwrap_err().code(), "unsupported_value");
+        let context = pod_config.linux.as_mut().and_then(|l| l.security_context.as_mut());
+        context.and_then(|s| s.namespace_options.as_mut()).unwrap().network = NODE;
+        assert_eq!(pod(Digest([1; 32]), &pod_config).unwrap_err().code(), "unsupported_value");
+    }
+
+    #[test]
+    fn a_mount_becomes_a_volume_and_a_later_attempt_another_name() {
+        let (pod_config, mut config) = tutorial();
+        let mut t = pod(Digest([1; 32]), &pod_config).unwrap();
+        config.metadata.attempt = 2;
+        for target in ["/a", "/b"] {
+            config.mounts.push(crate::cri::config::Mount {
+                container_path: target.into(),
+                host_path: "/srv/shoal".into(),
+                readonly: true,
+                ..Default::default()
+            });
+        }
+        add(&mut t, 0, &config, &image()).unwrap();
+        assert_eq!(t.volumes.len(), 1, "one folder, mounted twice");
+        assert_eq!(t.containers[0].mounts.len(), 2);
+        assert_eq!(t.containers[0].name, "podsandbox1-wasm-wasi_2");
+    }
+}
