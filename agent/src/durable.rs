@@ -43,6 +43,20 @@ pub(crate) fn read(path: &Path, cap: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// Whether `error` says that the disk is full, read-only or broken: what an operator or the freeing of space can mend.
+pub(crate) fn is_storage_unavailable(error: &anyhow::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    error.chain().any(|cause| {
+        if let Some(e) = cause.downcast_ref::<std::io::Error>() {
+            return matches!(e.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+                || e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        }
+        let sqlite = cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+        sqlite.is_some_and(|code| matches!(code, DiskFull | ReadOnly | SystemIoFailure | CannotOpen))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,7 +39,10 @@ pub(crate) fn assemble(profile: Profile, failpoints: bool) -> Result<PathBuf> {
     layout::create(&dir)?;
 
     // The agent is built by itself: built together with the broker, cargo would give it the broker's TLS library too.
-    for packages in [&["shoal-agent"][..], &["shoal", "shoald", "shoal-attack"]] {
+    let device = profile.on_device();
+    for (packages, profile) in
+        [(&["shoal-agent"][..], device), (&["shoal", "shoald", "shoal-attack"], profile)]
+    {
         output::step("build", &format!("{} ({})", packages.join(", "), profile.name()));
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(paths::workspace()).args(["build", "--profile", profile.name()]);
@@ -48,15 +51,14 @@ pub(crate) fn assemble(profile: Profile, failpoints: bool) -> Result<PathBuf> {
             cargo.args(["--features", "shoal-agent/failpoints"]);
         }
         process::run(&mut cargo).context("build Shoal's programs")?;
-    }
-    let built = paths::target()?.join(profile.folder());
-    for name in ["shoal", "shoald", "shoal-agent", "shoal-attack"] {
-        place(&built.join(name), &dir.join(name))?;
+        for name in packages {
+            place(&paths::target()?.join(profile.folder()).join(name), &dir.join(name))?;
+        }
     }
     let guard_features: Vec<&str> =
         features.iter().filter(|f| f.starts_with("shoal-guard")).copied().collect();
-    place(&engine::build_static("shoal-guard", arch, profile, &guard_features)?, &dir.join("shoal-guard"))?;
-    place(&engine::build_runner(&engine, profile)?, &dir.join("shoal-runner"))?;
+    place(&engine::build_static("shoal-guard", arch, device, &guard_features)?, &dir.join("shoal-guard"))?;
+    place(&engine::build_runner(&engine, device)?, &dir.join("shoal-runner"))?;
 
     layout::create(&dir.join("engine"))?;
     for (folder, name) in [(Folder::Run, "run"), (Folder::Compile, "compile")] {

@@ -239,8 +239,7 @@ fn plan_name(plan: &mut Plan, revisions: &[&Desired], all: &[Desired], observed:
     }
     for (i, container) in run.deployment.template.containers.iter().enumerate() {
         let Some(record) = pod.record.container(&container.name) else { continue };
-        if let RunState::Running { since } = record.state {
-            plan.wake(since.plus(record::HEALTHY_AFTER), now);
+        if record.is_running() {
             continue;
         }
         let Some(due) = record.due(policy(&run.deployment, container), now) else { continue };
@@ -352,7 +351,7 @@ fn condemnation(
 ) -> Option<(String, String)> {
     let record = &pod.record;
     let activated = record.activated_at?;
-    if record.was_healthy || d.standing == Standing::LastGood || record.is_healthy(&d.deployment, now) {
+    if record.was_healthy || d.standing == Standing::LastGood || record.is_healthy(&d.deployment) {
         return None;
     }
     let back = candidates
@@ -403,10 +402,7 @@ pub fn waiting(d: &Desired, all: &[Desired], observed: &Observed, now: Timestamp
             o.deployment.name == r.name
                 && o.revision.sequence >= r.sequence
                 && !o.is_withdrawn()
-                && observed
-                    .pods
-                    .get(&o.revision.digest)
-                    .is_some_and(|p| p.record.is_healthy(&o.deployment, now))
+                && observed.pods.get(&o.revision.digest).is_some_and(|p| p.record.is_healthy(&o.deployment))
         })
     })?;
     Some(Waiting {

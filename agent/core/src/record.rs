@@ -5,8 +5,6 @@ use serde::{Deserialize, Serialize};
 use shoal_protocol::ids::{Name, Timestamp};
 use shoal_protocol::v1::{Cause, Compiled, Container, Deployment, Phase, RestartPolicy};
 
-/// Seconds that a container must run to count as healthy when it has no probe.
-pub const HEALTHY_AFTER: u64 = 10;
 /// Seconds from acceptance to healthy when the deployment names no deadline.
 pub const DEFAULT_DEADLINE: u64 = 600;
 
@@ -51,6 +49,9 @@ pub enum RunState {
     Running {
         /// Since when.
         since: Timestamp,
+        /// Whether supervise found it healthy. Its word alone counts: admission makes last-good of the same fact.
+        #[serde(default)]
+        healthy: bool,
     },
     /// It ended.
     Ended {
@@ -105,10 +106,10 @@ impl ContainerRecord {
         matches!(self.state, RunState::Running { .. })
     }
 
-    /// Whether it counts as healthy: running long enough, or ended with success where that is an end.
-    pub fn is_healthy(&self, policy: RestartPolicy, now: Timestamp) -> bool {
+    /// Whether it counts as healthy: found so by supervise, or ended with success where that is an end.
+    pub fn is_healthy(&self, policy: RestartPolicy) -> bool {
         match &self.state {
-            RunState::Running { since } => now >= since.plus(HEALTHY_AFTER),
+            RunState::Running { healthy, .. } => *healthy,
             RunState::Ended { cause, .. } => is_success(cause) && policy != RestartPolicy::Always,
             RunState::Created => false,
         }
@@ -145,7 +146,15 @@ impl ContainerRecord {
         self.attempt = self.attempt.max(attempt);
         self.started_at = Some(at);
         self.next_start = None;
-        self.state = RunState::Running { since: at };
+        self.state = RunState::Running { since: at, healthy: false };
+    }
+
+    /// Supervise found this attempt healthy; true if that is news.
+    pub fn found_healthy(&mut self, attempt: u64) -> bool {
+        match &mut self.state {
+            RunState::Running { healthy, .. } if attempt == self.attempt => !std::mem::replace(healthy, true),
+            _ => false,
+        }
     }
 
     /// It could not be asked for now, for a reason that says nothing about it; not before `until` it is asked for again.
@@ -163,7 +172,7 @@ impl ContainerRecord {
     pub fn ended(&mut self, attempt: u64, cause: Cause, at: Timestamp, now: Timestamp, entropy: u64) {
         self.attempt = self.attempt.max(attempt);
         let ran = match self.state {
-            RunState::Running { since } => at.0.saturating_sub(since.0),
+            RunState::Running { since, .. } => at.0.saturating_sub(since.0),
             _ => 0,
         };
         if ran >= RESTART_RESET {
@@ -295,12 +304,12 @@ impl Record {
     }
 
     /// Whether all of it is healthy.
-    pub fn is_healthy(&self, deployment: &Deployment, now: Timestamp) -> bool {
+    pub fn is_healthy(&self, deployment: &Deployment) -> bool {
         deployment
             .template
             .containers
             .iter()
-            .all(|c| self.container(&c.name).is_some_and(|r| r.is_healthy(policy(deployment, c), now)))
+            .all(|c| self.container(&c.name).is_some_and(|r| r.is_healthy(policy(deployment, c))))
     }
 
     /// Until when it must be healthy.

@@ -190,7 +190,7 @@ fn locate_started(d: &Desired, pod: &ObservedPod, now: Timestamp) -> Where {
         let message = format!("container {} ended and does not start again by its restart policy", c.name);
         return Where::because(Phase::Failed, cause_code(&cause), message, None);
     }
-    if record.is_healthy(&d.deployment, now) {
+    if record.is_healthy(&d.deployment) {
         let done = record.containers.iter().all(|c| !c.is_running());
         return if done {
             Where::because(Phase::Succeeded, "completed", "all containers ended with success", None)

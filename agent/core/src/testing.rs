@@ -98,6 +98,13 @@ pub(crate) fn running(d: &Desired, since: Timestamp) -> ObservedPod {
     pod
 }
 
+/// The same, found healthy by supervise.
+pub(crate) fn healthy(d: &Desired, since: Timestamp) -> ObservedPod {
+    let mut pod = running(d, since);
+    assert!(pod.record.containers.iter_mut().all(|c| c.found_healthy(1)));
+    pod
+}
+
 pub(crate) fn all(pods: &[(&Desired, ObservedPod)]) -> Observed {
     Observed { pods: pods.iter().map(|(d, o)| (d.revision.digest, o.clone())).collect() }
 }

@@ -20,7 +20,7 @@ use crate::failure::{Explained, Kind};
 use crate::identity::{Files, IdentityKey};
 use crate::link::{self, LinkConfig, LinkEvent};
 use crate::store::Store;
-use crate::{enroll, entropy, lock, privilege, tls};
+use crate::{durable, enroll, entropy, lock, privilege, tls};
 use anyhow::{Context, Result};
 use execute::Fetched;
 use report::Uplink;
@@ -135,9 +135,13 @@ async fn serve(layout: &Layout) -> Result<()> {
     let (tell_guard, mut hear_guard) = mpsc::channel(64);
     tokio::spawn(sources::watch(Half::Admit, layout.clone(), tell_guard.clone()));
     tokio::spawn(sources::watch(Half::Supervise, layout.clone(), tell_guard));
-    let store = Store::open(&layout.agent_db())?;
-    let held = tokio::select! {
-        held = first_look(&guard) => held?,
+    let opened = async {
+        let store = when_writable(|| Store::open(&layout.agent_db())).await?;
+        let images = when_writable(|| Ok(ImageService::open(guard.clone())?)).await?;
+        anyhow::Ok((store, images, first_look(&guard).await?))
+    };
+    let (store, images, held) = tokio::select! {
+        opened = opened => opened?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -158,7 +162,7 @@ async fn serve(layout: &Layout) -> Result<()> {
     let mut daemon = Daemon {
         name: files.load_name()?,
         runtime: RuntimeService::new(guard.clone()),
-        images: ImageService::open(guard.clone())?,
+        images,
         world: World::new(store.records()?),
         admit_up: false,
         supervise_up: false,
@@ -217,6 +221,19 @@ async fn serve(layout: &Layout) -> Result<()> {
             Wake::Guard(event) => daemon.guard_said(event),
             Wake::Link(event) => daemon.link_said(event).await,
             Wake::Fetched(fetched) => daemon.fetch_ended(fetched),
+        }
+    }
+}
+
+/// Opens a store, and waits for as long as a full or broken disk does not let it (F2): what runs goes on meanwhile.
+async fn when_writable<T>(open: impl Fn() -> Result<T>) -> Result<T> {
+    loop {
+        match open() {
+            Err(error) if durable::is_storage_unavailable(&error) => {
+                tracing::error!(error = %format!("{error:#}"), "storage_unavailable: tried again in {} s", STORAGE_RETRY.as_secs());
+                tokio::time::sleep(STORAGE_RETRY).await;
+            }
+            other => return other,
         }
     }
 }
@@ -382,10 +399,10 @@ impl Daemon {
                 tracing::info!(%pod, container = %status.metadata.name, attempt = status.metadata.attempt, ?cause, "ended");
                 self.world.note_container(&status, now);
             }
-            // Mostly only wakes: the plan and the rollup see it by the clock. Of a pod that is nobody's here it is the first
-            // that is heard: uid 0 started it.
-            GuardEvent::Said(Event::Healthy { ticket, container, .. }) => {
+            GuardEvent::Said(Event::Healthy { ticket, container, attempt }) => {
                 let id = ContainerId { pod: Digest(ticket.0), index: container };
+                self.world.note_healthy(&id, attempt);
+                // Of a pod that is nobody's here it is the first that is heard: uid 0 started it.
                 self.relist |=
                     !self.world.containers.contains_key(&id) && !self.world.local.contains_key(&id);
             }

@@ -236,11 +236,13 @@ impl World {
         let changed = if runs {
             let fresh = record.attempt != attempt || !record.is_running();
             if fresh {
-                let at = Timestamp(status.started_at);
-                record.adopted(attempt, at);
-                pod.record.activated_at.get_or_insert(at);
+                record.adopted(attempt, Timestamp(status.started_at));
             }
-            fresh
+            let news = fresh | (status.healthy && record.found_healthy(attempt));
+            if fresh {
+                pod.record.activated_at.get_or_insert(Timestamp(status.started_at));
+            }
+            news
         } else {
             let fresh = record.attempt != attempt || !matches!(record.state, RunState::Ended { .. });
             if fresh {
@@ -319,6 +321,17 @@ impl World {
             }
         }
         self.dirty.insert(pod);
+    }
+
+    /// Supervise found one container healthy.
+    pub(crate) fn note_healthy(&mut self, id: &ContainerId, attempt: u64) {
+        let Some(status) = self.containers.get_mut(id) else { return };
+        status.healthy = true;
+        let Ok(name) = status.metadata.name.parse::<Name>() else { return };
+        let record = self.observed.pods.get_mut(&id.pod).and_then(|p| p.record.container_mut(&name));
+        if record.is_some_and(|r| r.found_healthy(attempt)) {
+            self.dirty.insert(id.pod);
+        }
     }
 
     /// The status of everything that is worth telling, by name and newest first.

@@ -3,8 +3,7 @@
 
 mod common;
 use common::*;
-use shoal_lab::Finished;
-use std::time::Duration;
+use shoal_lab::{Finished, wait_until};
 
 fn said(done: &Finished) -> String {
     format!("{}{}", done.stdout, done.stderr)
@@ -125,10 +124,7 @@ fn a_second_agent_on_the_same_state_and_a_spoilt_join_file_are_refused() {
         return;
     }
     let fleet = fleet_with(1);
-    shoal_lab::wait_until("the first agent to be at work", LONG, || {
-        Ok(fleet.shoal(&["get", "devices"]).contains("online").then_some(()))
-    })
-    .unwrap();
+    fleet.wait_online();
     let done = fleet.lab.devices[0].cli(&["run"]).unwrap();
     fails(&done, &["agent"]);
     let join = fleet.lab.join_file("site=here").unwrap();
@@ -192,13 +188,25 @@ fn a_disk_without_space_delays_a_pull_and_loses_nothing() {
     mount.unwrap().ok().unwrap();
     device.start_guard().unwrap();
     device.enroll(&join).unwrap();
+    let filler = state.join("filler");
+    // Full when the agent starts: it waits, and is there as soon as there is space.
+    let _ = std::fs::write(&filler, vec![0_u8; 16 << 20]);
     device.start_agent().unwrap();
     fleet.lab.devices.push(device);
-    let filler = state.join("filler");
+    let told = |fleet: &Fleet| fleet.outputs().matches("storage_unavailable").count();
+    let wait_told = |fleet: &Fleet, above: usize| {
+        wait_until("the full disk to be told", LONG, || Ok((told(fleet) > above).then_some(())))
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", fleet.outputs()));
+    };
+    wait_told(&fleet, 0);
+    std::fs::remove_file(&filler).unwrap();
+    fleet.wait_online();
+    // Full when something is to be kept: it is kept once there is space.
+    let before = told(&fleet);
     let _ = std::fs::write(&filler, vec![0_u8; 16 << 20]);
     fleet.import_wat("sleeps:1", SLEEPS);
     fleet.apply(&manifest("app", "sleeps:1", "Always", ""));
-    std::thread::sleep(Duration::from_secs(5));
+    wait_told(&fleet, before);
     assert!(fleet.lab.devices[0].agent().unwrap().ended().unwrap().is_none(), "{}", fleet.outputs());
     std::fs::remove_file(&filler).unwrap();
     fleet.wait_running("app", 1);

@@ -69,11 +69,7 @@ fn u2_a_controller_restart_and_the_reconnect_leave_a_healthy_container_alone() {
     for _ in 0..2 {
         fleet.lab.controller.stop();
         fleet.lab.controller.start_again().unwrap();
-        wait_until("the device to be back", LONG, || {
-            let devices = fleet.lab.operator.json(&["get", "devices"])?;
-            Ok((devices["devices"][0]["state"] == "online").then_some(()))
-        })
-        .unwrap_or_else(|e| panic!("{e:#}\n{}", fleet.outputs()));
+        fleet.wait_online();
     }
     assert_eq!(container_pids(&fleet.lab.devices[0]), before);
     let pods = fleet.pods("app");

@@ -16,6 +16,8 @@ pub(crate) enum Profile {
     Dev,
     /// For what is shipped, and the demo.
     Release,
+    /// The release of what devices carry.
+    Device,
 }
 
 impl Profile {
@@ -23,6 +25,15 @@ impl Profile {
         match self {
             Self::Dev => "debug",
             Self::Release => "release",
+            Self::Device => "device",
+        }
+    }
+
+    /// The profile of what goes onto a device together with programs of this one.
+    pub(crate) fn on_device(self) -> Self {
+        match self {
+            Self::Dev => Self::Dev,
+            Self::Release | Self::Device => Self::Device,
         }
     }
 
@@ -30,6 +41,7 @@ impl Profile {
         match self {
             Self::Dev => "dev",
             Self::Release => "release",
+            Self::Device => "device",
         }
     }
 }

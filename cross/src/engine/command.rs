@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::{Folder, Profile, Source, build_runner, build_static, ensure};
+use super::{Folder, Source, ensure};
 use crate::apt::Apt;
 use crate::arch::Arch;
 use crate::pins::Pins;
@@ -19,14 +19,8 @@ pub(crate) struct Args {
     /// Print shell exports for `cargo build|test|clippy -p shoal-runner`: eval "$(cargo xtask engine --print-env)".
     #[arg(long)]
     print_env: bool,
-    /// Build shoal-runner against the engine and shoal-guard as a static program, then print where they are.
-    #[arg(long, conflicts_with = "print_env")]
-    build: bool,
-    /// With --build: the release profile.
-    #[arg(long, requires = "build")]
-    release: bool,
     /// Rewrite the pin files from what the Debian mirror offers today (for maintainers).
-    #[arg(long, conflicts_with_all = ["print_env", "build"])]
+    #[arg(long, conflicts_with = "print_env")]
     repin: bool,
 }
 
@@ -41,24 +35,6 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         for (name, value) in engine.build_env() {
             output::result(&export(&name, &value.to_string_lossy()));
         }
-        return Ok(());
-    }
-    if args.build {
-        let profile = if args.release { Profile::Release } else { Profile::Dev };
-        let runner = build_runner(&engine, profile)?;
-        let version = process::capture(engine.command(Folder::Compile, &runner).arg("--version"))
-            .context("start shoal-runner through the engine's own loader")?;
-        output::step("runs", version.lines().next().unwrap_or_default());
-        let guard = build_static("shoal-guard", arch, profile, &[])?;
-        output::result(&format!("{}", guard.display()));
-        let lib = engine.folder(Folder::Compile).join("lib");
-        let loader = engine.loader(Folder::Compile);
-        output::result(&format!(
-            "{} --library-path {} {}",
-            loader.display(),
-            lib.display(),
-            runner.display()
-        ));
         return Ok(());
     }
     let from = match &engine.source {

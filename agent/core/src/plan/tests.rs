@@ -209,9 +209,9 @@ fn s18_an_unmet_dependency_holds_back_the_start_but_not_the_staging() {
     let a2 = desired("a", 2, Standing::LastGood);
     let seen = all(&[(&b, staged), (&a2, running(&a2, T0))]);
     let set = [b.clone(), a2];
-    let p = plan(&set, &seen, T0.plus(9));
-    assert_eq!((p.steps, p.next_wake), (vec![], Some(T0.plus(10))), "not before a is healthy");
-    assert_eq!(plan(&set, &seen, T0.plus(10)).steps, [Step::Start { pod: b.revision.digest, container: 0 }]);
+    assert_eq!(plan(&set, &seen, T0.plus(60)).steps, [], "not before a is healthy");
+    let seen = all(&[(&b, seen.pods[&b.revision.digest].clone()), (&set[1], healthy(&set[1], T0))]);
+    assert_eq!(plan(&set, &seen, T0.plus(60)).steps, [Step::Start { pod: b.revision.digest, container: 0 }]);
 }
 
 #[test]

@@ -8,11 +8,17 @@ fn one(d: &Desired, pod: ObservedPod, now: Timestamp) -> PodStatus {
 }
 
 #[test]
-fn running_becomes_healthy_after_ten_seconds() {
+fn running_becomes_healthy_by_the_word_of_supervise_alone() {
     let d = desired("web", 1, Standing::Candidate);
-    let s = one(&d, running(&d, T0), T0.plus(9));
+    let s = one(&d, running(&d, T0), T0.plus(1000));
     assert_eq!((s.phase, s.reason), (Phase::Running, None));
-    assert_eq!(one(&d, running(&d, T0), T0.plus(10)).phase, Phase::Healthy);
+    let mut pod = healthy(&d, T0);
+    assert_eq!(one(&d, pod.clone(), T0).phase, Phase::Healthy);
+    // It is said of one attempt, once.
+    let c = &mut pod.record.containers[0];
+    assert!(!c.found_healthy(1));
+    c.started(2, T0);
+    assert!(!c.found_healthy(1) && c.found_healthy(2));
 }
 
 #[test]

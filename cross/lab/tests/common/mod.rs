@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// As long as anything in these tests may take; a good run takes a fraction of it.
-pub(crate) const LONG: Duration = Duration::from_mins(1);
+pub(crate) const LONG: Duration = Duration::from_mins(3);
 
 /// Says aloud that a test could not run here; `cargo xtask test` counts it.
 pub(crate) fn skipped(test: &str, why: &str) {
@@ -129,6 +129,15 @@ impl Fleet {
             Ok((last.iter().filter(|p| runs(p)).count() >= count).then(|| last.clone()))
         });
         found.unwrap_or_else(|error| panic!("{error:#}\nlast seen: {last:#?}\n{}", self.outputs()))
+    }
+
+    /// Waits until the controller hears from the first device.
+    pub(crate) fn wait_online(&self) {
+        wait_until("the device to be online", LONG, || {
+            let devices = self.lab.operator.json(&["get", "devices"])?;
+            Ok((devices["devices"][0]["state"] == "online").then_some(()))
+        })
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", self.outputs()));
     }
 
     /// What controller, agents and guards printed: for the message of a failed test.
