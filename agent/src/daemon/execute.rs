@@ -270,6 +270,37 @@ impl Daemon {
         }
         out
     }
+
+    /// Limits as read back at the start, until the first measurement.
+    fn measure(
+        &mut self,
+        id: ContainerId,
+        name: &shoal_protocol::ids::Name,
+        attempt: u64,
+        info: &shoal_ipc::StartedInfo,
+    ) {
+        let pod_name =
+            self.world.observed.pods.get(&id.pod).map(|p| p.record.name.to_string()).unwrap_or_default();
+        let stats = shoal_ipc::StatsInfo { applied: info.applied.clone(), ..Default::default() };
+        let state = shoal_ipc::ContainerState {
+            ticket: shoal_ipc::Digest(id.pod.0),
+            deployment: pod_name,
+            index: id.index,
+            name: name.to_string(),
+            attempt,
+            running: true,
+            pid: info.pid,
+            started_at: info.started_at,
+            finished_at: 0,
+            healthy: false,
+            cause: None,
+            stats,
+            stderr_tail: String::new(),
+            dropped_lines: 0,
+            local: false,
+        };
+        self.world.containers.insert(id, state.into());
+    }
 }
 
 struct Fetch {

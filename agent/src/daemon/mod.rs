@@ -9,27 +9,29 @@
 //! The loop never awaits inside a `select!` arm: every arm only names why it woke, and is cancel-safe (channel receives and
 //! timers). A container is touched by steps of the plan alone, so a lost connection or a restarted controller touches none.
 
+mod events;
 mod execute;
 mod inbox;
 mod logs;
+mod opening;
 mod report;
 mod sources;
 pub(crate) mod world;
 
-use crate::failure::{Explained, Kind};
 use crate::identity::{Files, IdentityKey};
 use crate::link::{self, LinkConfig, LinkEvent};
 use crate::store::Store;
-use crate::{durable, enroll, entropy, lock, privilege, tls};
+use crate::{entropy, lock, privilege, tls};
 use anyhow::{Context, Result};
 use execute::Fetched;
+use opening::{first_look, not_enrolled, when_writable};
 use report::Uplink;
-use shoal_agent_core::plan::{Activity, plan};
+use shoal_agent_core::plan::plan;
 use shoal_agent_core::report::Coalescer;
-use shoal_ipc::{Event, Layout};
-use shoal_protocol::ids::{DeviceId, Digest, FleetId, Timestamp};
-use shoal_protocol::latest::{PodStatus, Root};
-use shoal_runtime::{ContainerId, ContainerStatus, Guard, ImageService, RuntimeService};
+use shoal_ipc::Layout;
+use shoal_protocol::ids::{DeviceId, FleetId, Timestamp};
+use shoal_protocol::latest::PodStatus;
+use shoal_runtime::{Guard, ImageService, RuntimeService};
 use sources::{GuardEvent, Half};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -225,47 +227,8 @@ async fn serve(layout: &Layout) -> Result<()> {
     }
 }
 
-/// Opens a store, and waits for as long as a full or broken disk does not let it (F2): what runs goes on meanwhile.
-async fn when_writable<T>(open: impl Fn() -> Result<T>) -> Result<T> {
-    loop {
-        match open() {
-            Err(error) if durable::is_storage_unavailable(&error) => {
-                tracing::error!(error = %format!("{error:#}"), "storage_unavailable: tried again in {} s", STORAGE_RETRY.as_secs());
-                tokio::time::sleep(STORAGE_RETRY).await;
-            }
-            other => return other,
-        }
-    }
-}
-
 fn spread(d: Duration) -> Duration {
     d + d / 10 * u32::try_from(entropy::draw() % 100).unwrap_or(0) / 100
-}
-
-fn not_enrolled(layout: &Layout) -> anyhow::Error {
-    Explained::new(Kind::Unavailable, format!("the device below {} is not enrolled", layout.root().display()))
-        .hint("enrol it first: shoal-agent enroll JOINFILE")
-        .into()
-}
-
-/// Fleet, time floor and root that admission holds; `None` before enrolment. Waits for admission for as long as it takes.
-async fn first_look(guard: &Guard) -> Result<Option<(FleetId, Timestamp, Root)>> {
-    let mut wait = Duration::from_millis(100);
-    loop {
-        let look = |admit: &mut shoal_ipc::AdmitClient| {
-            let trust = admit.trust()?;
-            let Ok(fleet) = trust.fleet.parse::<FleetId>() else { return Ok(None) };
-            Ok(Some((fleet, Timestamp(trust.time_floor), enroll::held_root(admit))))
-        };
-        match guard.admit(look).await {
-            Ok(None) => return Ok(None),
-            Ok(Some((fleet, floor, root))) => return Ok(Some((fleet, floor, root?))),
-            Err(error) if error.is_disconnect() => tracing::info!(%error, "waiting for admission"),
-            Err(error) => return Err(error).context("cannot ask admission what it holds"),
-        }
-        tokio::time::sleep(spread(wait)).await;
-        wait = (wait * 2).min(Duration::from_secs(5));
-    }
 }
 
 impl Daemon {
@@ -333,141 +296,9 @@ impl Daemon {
         }
     }
 
-    /// A newer root may name other addresses and authorities.
-    async fn follow_root(&mut self) {
-        if self.world.trust.root_version == self.root_version {
-            return;
-        }
-        let root = match self.guard.admit(|a| Ok(enroll::held_root(a))).await {
-            Ok(Ok(root)) => root,
-            Ok(Err(error)) => {
-                return tracing::error!(error = %format!("{error:#}"), "the new root cannot be read");
-            }
-            Err(error) => return tracing::warn!(%error, "the new root cannot be fetched"),
-        };
-        let floor = Timestamp(self.world.trust.time_floor);
-        let certificates = Files::new(self.guard.layout()).load_certificates().unwrap_or_default();
-        match tls::client(&root.controller.ca, floor, Some((&self.key, certificates))) {
-            Ok(config) => self.tls = Arc::new(config),
-            Err(error) => {
-                return tracing::error!(error = %format!("{error:#}"), "the new root's authorities are of no use");
-            }
-        }
-        self.root_version = root.version;
-        self.api = root.controller.api;
-        self.link.send_modify(|c| {
-            c.addresses = root.controller.mqtt;
-            c.tls = self.tls.clone();
-        });
-    }
-
-    fn guard_said(&mut self, event: GuardEvent) {
-        let now = world::now(&self.world.trust);
-        match event {
-            GuardEvent::Up(Half::Admit) => {
-                self.admit_up = true;
-                self.refresh = true;
-                self.relist |= self.supervise_up;
-            }
-            GuardEvent::Up(Half::Supervise) => {
-                self.supervise_up = true;
-                self.relist = true;
-                // Whatever it was busy with is asked for again.
-                for pod in self.world.observed.pods.values_mut() {
-                    if pod.activity == Activity::Compiling {
-                        pod.activity = Activity::Idle;
-                    }
-                    pod.stopping = None;
-                }
-            }
-            GuardEvent::Down(Half::Admit) => self.admit_up = false,
-            GuardEvent::Down(Half::Supervise) => self.supervise_up = false,
-            GuardEvent::Said(Event::Changed) => self.refresh = true,
-            GuardEvent::Said(Event::Compiled { module, info }) => {
-                let module = Digest(module.0);
-                tracing::info!(%module, millis = info.millis, cache_hit = info.cache_hit, "compiled");
-                for pod in self.compiling(module) {
-                    self.world.note_compiled(pod, module, &info);
-                }
-            }
-            GuardEvent::Said(Event::CompileFailed { module, code, detail }) => {
-                self.compile_failed(Digest(module.0), &code, &detail);
-            }
-            GuardEvent::Said(Event::Ended(state)) => {
-                let status = ContainerStatus::from(*state);
-                let (pod, cause) = (&status.pod_name, &status.cause);
-                tracing::info!(%pod, container = %status.metadata.name, attempt = status.metadata.attempt, ?cause, "ended");
-                self.world.note_container(&status, now);
-            }
-            GuardEvent::Said(Event::Healthy { ticket, container, attempt }) => {
-                let id = ContainerId { pod: Digest(ticket.0), index: container };
-                self.world.note_healthy(&id, attempt);
-                // Of a pod that is nobody's here it is the first that is heard: uid 0 started it.
-                self.relist |=
-                    !self.world.containers.contains_key(&id) && !self.world.local.contains_key(&id);
-            }
-        }
-    }
-
-    fn fetch_ended(&mut self, fetched: Fetched) {
-        match fetched.result {
-            // The next plan has it compiled.
-            Ok(()) => {
-                if let Some(observed) = self.world.observed.pods.get_mut(&fetched.pod) {
-                    observed.activity = Activity::Idle;
-                }
-            }
-            Err(error) => self.stage_failed(fetched.pod, &error),
-        }
-    }
-
-    async fn link_said(&mut self, event: LinkEvent) {
-        match event {
-            LinkEvent::Up(client) => {
-                tracing::info!("connected to the controller");
-                self.uplink = Some(Uplink::new(client));
-                self.refresh = true;
-                self.look().await;
-                self.hello();
-                self.send_pending();
-            }
-            LinkEvent::Down => self.uplink = None,
-            LinkEvent::Message { topic, payload } => self.message(topic, payload).await,
-            LinkEvent::PublishRefused { reason } => {
-                tracing::warn!(%reason, "the broker did not take a message; it stays in the outbox");
-            }
-        }
-    }
-
-    /// Limits as read back at the start, until the first measurement.
-    fn measure(
-        &mut self,
-        id: ContainerId,
-        name: &shoal_protocol::ids::Name,
-        attempt: u64,
-        info: &shoal_ipc::StartedInfo,
-    ) {
-        let pod_name =
-            self.world.observed.pods.get(&id.pod).map(|p| p.record.name.to_string()).unwrap_or_default();
-        let stats = shoal_ipc::StatsInfo { applied: info.applied.clone(), ..Default::default() };
-        let state = shoal_ipc::ContainerState {
-            ticket: shoal_ipc::Digest(id.pod.0),
-            deployment: pod_name,
-            index: id.index,
-            name: name.to_string(),
-            attempt,
-            running: true,
-            pid: info.pid,
-            started_at: info.started_at,
-            finished_at: 0,
-            healthy: false,
-            cause: None,
-            stats,
-            stderr_tail: String::new(),
-            dropped_lines: 0,
-            local: false,
-        };
-        self.world.containers.insert(id, state.into());
+    /// Plans nothing for a moment: the last step did not work, and would be the next plan's again.
+    fn hold_back(&mut self) {
+        self.held_back = Some(Instant::now() + HOLD_BACK);
     }
 
     /// Writes the records that changed. What cannot be written now is tried again.
@@ -492,11 +323,6 @@ impl Daemon {
         tracing::error!(error = %format!("{error:#}"), "storage_unavailable: it goes on in memory and is tried again");
         self.storage_broken = true;
         self.storage_retry = Some(Instant::now() + STORAGE_RETRY);
-    }
-
-    /// Plans nothing for a moment: the last step did not work, and would be the next plan's again.
-    fn hold_back(&mut self) {
-        self.held_back = Some(Instant::now() + HOLD_BACK);
     }
 
     fn next_wake(&self) -> Instant {
