@@ -3,14 +3,12 @@
 
 mod common;
 
-use common::{Device, Fleet, as_agent, needs_runner, wait_for};
-use shoal_ipc::{Cause, ContainerState, Digest as Id, Event, EventStream, HeldRole};
+use common::{
+    Device, Fleet, SOON, as_agent, ended, needs_runner, nothing_is_left, stage_and_compile, wait_for,
+};
+use shoal_ipc::{Cause, EventStream, HeldRole};
 use shoal_protocol::envelope::Envelope;
-use shoal_protocol::v1::{Deployment, Resources};
-use std::os::fd::AsFd;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_mins(1);
+use shoal_protocol::v1::Resources;
 
 /// Says a word on each stream and exits with 3.
 const ENDS: &str = r#"(module
@@ -30,38 +28,6 @@ const GOOD: &str = r#"(module (memory (export "memory") 1) (func (export "_start
 
 /// Goes on for ever.
 const LOOPS: &str = r#"(module (memory (export "memory") 1) (func (export "_start") (loop $l (br $l))))"#;
-
-fn stage_and_compile(device: &Device, ticket: Id, d: &Deployment, module: &[u8]) {
-    let item = Id(d.template.containers[0].image.module.digest.0);
-    let mut events = as_agent(|| EventStream::supervise(&device.layout)).unwrap();
-    let mut s = device.supervise();
-    wait_for("the ticket", || s.have(ticket).ok());
-    s.stage(ticket, item, shoal_ipc::sealed_memfd(module).unwrap().as_fd()).unwrap();
-    s.compile(ticket, item).unwrap();
-    let event = events.next(SOON).unwrap();
-    assert!(matches!(event, Event::Compiled { module, .. } if module == item), "{event:?}");
-}
-
-fn ended(events: &mut EventStream) -> ContainerState {
-    loop {
-        if let Event::Ended(state) = events.next(SOON).unwrap() {
-            return *state;
-        }
-    }
-}
-
-fn nothing_is_left(device: &Device) {
-    assert_eq!(device.groups(), Vec::<std::path::PathBuf>::new());
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-    assert!(!mounts.contains(device.dir.path().to_str().unwrap()), "{mounts}");
-    let root = device.dir.path().as_os_str().as_encoded_bytes();
-    // A log that another supervise started ends by itself, a moment after its connection.
-    wait_for("the end of all processes", || {
-        let mut all = std::fs::read_dir("/proc").unwrap().flatten();
-        let line = |e: std::fs::DirEntry| std::fs::read(e.path().join("cmdline")).unwrap_or_default();
-        (!all.any(|e| line(e).windows(root.len()).any(|w| w == root))).then_some(())
-    });
-}
 
 #[test]
 fn a_container_runs_under_its_limits_and_its_end_is_a_signed_fact() {
@@ -152,7 +118,13 @@ fn a_pod_that_ends_well_becomes_last_good_and_a_running_one_is_stopped() {
     assert!(field("Uid:").starts_with(&(common::AGENT + 100).to_string()), "{}", field("Uid:"));
     assert!(!std::path::Path::new(&format!("/proc/{pid}/root/etc")).exists());
     let own = |ns: &str| std::fs::read_link(format!("/proc/{pid}/ns/{ns}")).unwrap();
-    for ns in ["net", "mnt", "ipc", "uts"] {
+    assert_eq!((field("Seccomp:").as_str(), field("Groups:").as_str()), ("2", ""));
+    assert_eq!(field("NSpid:").split_whitespace().last(), Some("1"), "the first process of its own tree");
+    let memory = std::fs::metadata(format!("/proc/{pid}/mem")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&memory), 0, "its memory is not its own to open");
+    let open: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().collect();
+    assert!(open.len() <= 5, "standard streams, the answer and the guest's folder: {open:?}");
+    for ns in ["net", "mnt", "ipc", "uts", "pid", "cgroup"] {
         assert_ne!(own(ns), std::fs::read_link(format!("/proc/self/ns/{ns}")).unwrap(), "{ns}");
     }
     // Supervise killed: the next one finds it, and its end keeps its cause.

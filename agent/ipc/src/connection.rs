@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The most descriptors that any message carries.
-const FDS_MAX: usize = 2;
+const FDS_MAX: usize = 10;
 
 /// Who is on the other side, as the kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,9 @@ pub use error::Error;
 pub use layout::{EngineDirs, Layout};
 pub use memfd::{AREA_SIZE, MEMFD_MAX, answer_area, read_area, read_sealed, sealed_memfd};
 pub use message::Msg;
-pub use runner::{CompileResult, EndRecord, Preopen, Spec};
+pub use runner::{
+    Bind, CompileResult, EndRecord, ExitFact, ImageFile, Jail, Launch, NetworkPlace, Preopen, Rootfs, Spec,
+};
 pub use ticket::{
     EnvVar, Limits, Restart, TICKET_MAX, Ticket, TicketContainer, TicketFile, TicketMount, TicketVolume,
     VolumeSource,

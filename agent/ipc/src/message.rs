@@ -385,6 +385,59 @@ messages! {
     }
     /// supervise → log: end now.
     End = 106, 0 {}
+    /// supervise → zygote: fork a container. The descriptors: a sealed memfd with a `Launch`; standard input, output and
+    /// error; the answer area; the end of a pipe for `1` once it is confined, or the step that failed; the container's folder, for
+    /// the exit fact; the read ends of output and error, which outlive log and supervise here; and a network namespace,
+    /// or anything where the launch asks for none.
+    Launch = 120, 10 {
+        /// Chosen by supervise; comes back with everything about this container.
+        id: u64,
+    }
+    /// zygote → supervise: it is there; its pidfd.
+    Forked = 121, 1 {
+        /// As in `Launch`.
+        id: u64,
+        /// The process.
+        pid: u32,
+    }
+    /// zygote → supervise: it was never there.
+    NotForked = 122, 0 {
+        /// As in `Launch`.
+        id: u64,
+        /// Why, at most 1 KiB.
+        why: String,
+    }
+    /// zygote → supervise: it is gone, and its exit fact is written.
+    Gone = 123, 0 {
+        /// As in `Launch`.
+        id: u64,
+        /// The process that was.
+        pid: u32,
+        /// Its exit code; absent when a signal ended it.
+        code: Option<i32>,
+        /// The signal.
+        signal: Option<i32>,
+    }
+    /// supervise → zygote, after supervise was restarted: who are you, and which containers are yours?
+    Adopt = 124, 0 {}
+    /// This one; a `Child` for each container, then `ListEnd`, follow.
+    ZygoteIs = 125, 0 {
+        /// The process.
+        pid: u32,
+        /// Runner and engine as supervise knew them when it was started.
+        identity: String,
+        /// Whether it takes no more containers.
+        retired: bool,
+    }
+    /// A container with its pidfd, its answer area and the read ends of its output and error.
+    Child = 126, 4 {
+        /// As in `Launch`.
+        id: u64,
+        /// The process.
+        pid: u32,
+    }
+    /// supervise → zygote: take no more containers, and end with the last one.
+    Retire = 127, 0 {}
     /// supervise → log: delete a pod's folder.
     DropPod = 103, 0 {
         /// One name, below the folder of logs.

@@ -1,6 +1,8 @@
 //! What supervise tells a runner process, and what that answers: each one value in one descriptor.
 //!
-//! `shoal-runner run` gets a [`Spec`] as fd 3 (a sealed memfd) and writes exactly one [`EndRecord`] to fd 4.
+//! `shoal-runner zygote` gets a [`Launch`] (a sealed memfd) with each message of that name; the container that it forks
+//! writes exactly one [`EndRecord`] into its answer area, and the zygote leaves an [`ExitFact`] in the container's folder.
+//! `shoal-runner run` is one container without a zygote: a [`Spec`] as fd 3, an [`EndRecord`] to fd 4.
 //! `shoal-runner compile` gets the module as fd 3 (read only), its scratch folder as working directory, where it leaves
 //! `out.so`, and writes exactly one [`CompileResult`] to fd 4. Descriptor 4 is an answer area: a memfd of a fixed size
 //! that starts as zeros, so that it can neither block nor fill anything, and is read after the process is gone.
@@ -36,6 +38,138 @@ layout! {
         pub working_dir: String,
         /// The guest's linear memory at most, pages of 64 KiB; absent is the engine's own maximum.
         pub wasm_pages: Option<u32>,
+    }
+}
+
+layout! {
+    /// A thing of the host that shows up in a jail.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Bind {
+        /// On the host, absolute.
+        pub source: String,
+        /// In the jail, absolute.
+        pub target: String,
+        /// Whether writing is refused.
+        pub read_only: bool,
+        /// Whether what is there may be executed or mapped as code.
+        pub executable: bool,
+        /// A device node rather than a file or folder.
+        pub device: bool,
+    }
+
+    /// A file that is copied into the guest's `/`.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct ImageFile {
+        /// On the host, absolute.
+        pub source: String,
+        /// As the guest names it, absolute.
+        pub path: String,
+        /// Permission bits.
+        pub mode: u32,
+    }
+
+    /// The guest's `/`.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Rootfs {
+        /// Bytes at most.
+        pub size: u64,
+        /// What is in it.
+        pub files: Vec<ImageFile>,
+        /// Whether writing is refused.
+        pub read_only: bool,
+        /// Volumes, mounted below it.
+        pub volumes: Vec<Bind>,
+    }
+
+    /// Namespaces and a root of its own.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Jail {
+        /// An empty folder of supervise's, mounted over in the child's namespace only.
+        pub mount_point: String,
+        /// What it shows beside the guest's `/`.
+        pub binds: Vec<Bind>,
+        /// The guest's `/`; absent for a job that has none.
+        pub rootfs: Option<Rootfs>,
+        /// Its host name.
+        pub hostname: String,
+    }
+
+    /// One container for the zygote: who it is, what it sees, where it is counted, and what runs in it.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Launch {
+        /// The layout's version: [`crate::VERSION`].
+        pub version: u16,
+        /// Which start of the container: the [`ExitFact`] is the file `end-ATTEMPT`.
+        pub attempt: u64,
+        /// What runs.
+        pub spec: Spec,
+        /// Its walls; absent without root.
+        pub jail: Option<Jail>,
+        /// Its uid and gid; absent without root.
+        pub uid: Option<u32>,
+        /// `tasks` files by which it joins its groups (v1).
+        pub groups: Vec<String>,
+        /// The group that it is born in (v2).
+        pub birth: Option<String>,
+        /// −1000 to 1000.
+        pub oom_score_adj: Option<i64>,
+        /// Its network.
+        pub network: NetworkPlace,
+    }
+
+    /// What the zygote saw of an end.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct ExitFact {
+        /// Supervise's number of the start.
+        pub id: u64,
+        /// The process that was.
+        pub pid: u32,
+        /// Its exit code; absent when a signal ended it.
+        pub code: Option<i32>,
+        /// The signal.
+        pub signal: Option<i32>,
+        /// Seconds since 1970.
+        pub at: u64,
+        /// The answer area as it was, unread.
+        pub area: Vec<u8>,
+    }
+}
+
+tagged! {
+    /// Where a container's sockets would be.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum NetworkPlace: "network place" {
+        /// In an empty network namespace of its own: there is nobody.
+        Nowhere = 0,
+        /// In the namespace that came along (the pod's).
+        Given = 1,
+        /// In the host's.
+        Host = 2,
+    }
+}
+
+impl Bind {
+    /// Something to read and execute.
+    pub fn code(source: impl AsRef<std::path::Path>, target: &str) -> Self {
+        Self { executable: true, ..Self::data(source, target, true) }
+    }
+
+    /// A folder or file for data.
+    pub fn data(source: impl AsRef<std::path::Path>, target: &str, read_only: bool) -> Self {
+        let (source, target) = (source.as_ref().to_string_lossy().into_owned(), target.to_owned());
+        Self { source, target, read_only, executable: false, device: false }
+    }
+
+    /// A device node, under its own name.
+    pub fn device(path: &str) -> Self {
+        Self { device: true, ..Self::data(path, path, false) }
+    }
+}
+
+impl ExitFact {
+    /// Exit code or signal, as a parent sees it.
+    pub fn status(&self) -> Option<Result<i32, i32>> {
+        self.code.map(Ok).or(self.signal.map(Err))
     }
 }
 
@@ -90,6 +224,8 @@ tagged! {
 
 /// The longest spec, bytes: a ticket's container with its paths.
 pub(crate) const SPEC_MAX: usize = 128 * 1024;
+/// The longest launch, bytes: a spec, with the places of up to as many files and volumes as a ticket has.
+pub(crate) const LAUNCH_MAX: usize = 2 * SPEC_MAX;
 /// The longest answer, bytes: one write to a pipe, never split.
 pub(crate) const ANSWER_MAX: usize = 4096;
 
@@ -115,6 +251,8 @@ macro_rules! transfer {
     };
 }
 transfer!(Spec, SPEC_MAX);
+transfer!(Launch, LAUNCH_MAX);
+transfer!(ExitFact, 2 * crate::AREA_SIZE);
 transfer!(EndRecord, ANSWER_MAX);
 transfer!(CompileResult, ANSWER_MAX);
 

@@ -257,6 +257,8 @@ layout! {
         pub log_pid: u32,
         /// Requests answered `not_admitted` since the start.
         pub not_admitted: u64,
+        /// The zygote's process; 0 without one.
+        pub zygote_pid: u32,
     }
 
     /// How often a refusal code was given.

@@ -1,8 +1,9 @@
 //! The engine's one configuration, for compiling and for running alike, and the few things its bindings leave out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use wasmedge_sdk::wasi::WasiModule;
 use wasmedge_sdk::{CompilerOptimizationLevel, CompilerOutputFormat, RunMode, WasmEdgeResult};
-use wasmedge_sys::{Config, ffi};
+use wasmedge_sys::{Config, Executor, Loader, Store, Validator, ffi};
 
 /// The words in which the engine says that a guest asked for more memory than it may have.
 const REFUSED_GROWTH: &[u8] = b"Memory grow page failed, exceeded limited";
@@ -61,6 +62,20 @@ pub(crate) fn config(max_pages: Option<u32>) -> WasmEdgeResult<Config> {
     Ok(config)
 }
 
+/// An own module of nothing, `(module (memory 1))`, for [`warm`].
+const NOTHING: [u8; 13] = *b"\0asm\x01\0\0\0\x05\x03\x01\0\x01";
+
+/// Takes the engine through everything once that a container will need, so that it is in memory before the first fork.
+pub(crate) fn warm() -> WasmEdgeResult<()> {
+    let config = config(Some(1))?;
+    let module = Loader::create(Some(&config))?.from_bytes(NOTHING)?;
+    Validator::create(Some(&config))?.validate(&module)?;
+    let (mut executor, mut store) = (Executor::create(Some(&config), None)?, Store::create()?);
+    let wasi = WasiModule::create(Some(vec!["x"]), Some(vec!["A=b"]), None)?;
+    executor.register_import_module(&mut store, wasi.as_ref())?;
+    executor.register_active_module(&mut store, &module).map(drop)
+}
+
 /// Keeps the engine's log off the guest's stderr, and listens in it for the one thing it tells nowhere else.
 pub(crate) fn watch_log() {
     // SAFETY: the callback is a function of this program, so it lives as long as the engine can call it; `on_log` keeps
@@ -101,7 +116,6 @@ pub(crate) fn exit(code: i32) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wasmedge_sys::{Loader, Validator};
 
     #[test]
     fn m10_the_engine_itself_refuses_what_is_off_the_list() {

@@ -6,6 +6,14 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
+/// The zygote's end of the pair with supervise.
+const PAIR: RawFd = 3;
+/// Its listening socket.
+const SOCKET: RawFd = 4;
+/// A forked container's answer area.
+pub(crate) const AREA: RawFd = 3;
+/// Its pipe to tell that it is confined.
+pub(crate) const STATUS: RawFd = 4;
 const TASK: RawFd = 3;
 const ANSWER: RawFd = 4;
 
@@ -36,6 +44,16 @@ pub(crate) fn answer(bytes: &[u8]) -> io::Result<()> {
     File::from(take(ANSWER)?).write_all(bytes)
 }
 
+/// The zygote's connection with the supervise that started it, and the socket on which another finds it.
+pub(crate) fn zygote() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok((take(PAIR)?, take(SOCKET)?))
+}
+
+/// A forked container's answer area and status pipe, once its descriptors are placed.
+pub(crate) fn container() -> io::Result<(File, File)> {
+    Ok((take(AREA)?.into(), take(STATUS)?.into()))
+}
+
 fn take(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: only the system call below sees the number, and it answers EBADF for one that is not open; nothing opens
     // or closes descriptors meanwhile, as this process has one thread.
@@ -44,6 +62,6 @@ fn take(number: RawFd) -> io::Result<OwnedFd> {
         io::Error::other(format!("descriptor {number} is missing: start this through supervise"))
     })?;
     // SAFETY: the descriptor is open, as just seen, and nobody else owns it: supervise put it there at exec, the engine
-    // is not told of it, and each number is taken once (`main` calls one of `spec` and `module`, and `answer`, once).
+    // is not told of it, and each number is taken once: by `main`, or by a forked container after it placed its own there.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -1,18 +1,21 @@
-//! The only part that links WasmEdge: compiles modules and runs containers, one process each, started by supervise.
+//! The only part that links WasmEdge: compiles modules and runs containers, started by supervise.
 //!
-//! Its words with supervise are two descriptors: 3 is what to do, 4 is where the one answer goes. Never opens a network,
-//! never chooses a file: code comes from the path that supervise filled.
+//! `zygote` loads the engine once and forks every container; `compile` makes native code of one module. Never opens a
+//! network, never chooses a file: code comes from the path that supervise filled.
 
+mod child;
 mod compile;
 mod engine;
 mod folders;
 mod handover;
 mod run;
+mod zygote;
 
 use shoal_ipc::{CompileResult, EndRecord};
 use std::io::Write as _;
 
 const USAGE: &str = "shoal-runner is started by `shoal-guard supervise`, never by hand:
+  shoal-runner zygote    descriptor 3: supervise, 4: a socket for the next one; forks containers (with the device's folder as argument)
   shoal-runner run       descriptor 3: what to run, 4: how it ended
   shoal-runner compile   descriptor 3: the module, 4: the result; writes out.so into the working directory
   shoal-runner engine    one line that changes whenever compiled code must be made anew
@@ -20,9 +23,15 @@ const USAGE: &str = "shoal-runner is started by `shoal-guard supervise`, never b
 
 fn main() {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let verb = arguments.first().and_then(|a| a.to_str()).filter(|_| arguments.len() == 1);
+    // The zygote's argument is for people: it says in `ps` whose containers these are.
+    let most = if arguments.first().is_some_and(|a| a == "zygote") { 2 } else { 1 };
+    let verb = arguments.first().and_then(|a| a.to_str()).filter(|_| arguments.len() <= most);
     // What needs no tidying is left to the kernel: a process of its own dies faster than its engine is taken apart.
     let code = match verb {
+        Some("zygote") => match zygote::run() {
+            Ok(()) => 0,
+            Err(e) => complain(&format!("the zygote ends: {e}"), 1),
+        },
         Some("run") => run_one(),
         Some("compile") => compile_one(),
         Some("engine") => say(&engine::line()),
@@ -38,15 +47,22 @@ fn main() {
 /// Runs a container; the exit code is the guest's as far as 8 bits carry it, the answer is exact.
 fn run_one() -> i32 {
     let end = match handover::spec() {
-        Ok(spec) => run::run(&spec),
+        Ok(spec) => {
+            engine::watch_log();
+            run::run(&spec, || Ok(()))
+        }
         Err(e) => return complain(&format!("cannot read what to run: {e}"), 2),
     };
-    let code = match &end {
+    answer(&end.encode(), exit_code(&end))
+}
+
+/// What the process ends with, beside the exact answer.
+fn exit_code(end: &EndRecord) -> i32 {
+    match end {
         EndRecord::Exit { code } => i32::from(code.to_le_bytes()[0]),
         EndRecord::Trap { .. } | EndRecord::GuestMemory => 134,
         EndRecord::Refused { .. } => 125,
-    };
-    answer(&end.encode(), code)
+    }
 }
 
 fn compile_one() -> i32 {

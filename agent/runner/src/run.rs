@@ -1,4 +1,4 @@
-//! `shoal-runner run`: one container, from compiled code to the one record of how it ended.
+//! One container, from compiled code to the one record of how it ended.
 
 use crate::{engine, folders};
 use shoal_ipc::{EndRecord, Spec};
@@ -13,10 +13,9 @@ const MESSAGE: usize = 1024;
 /// What keeps a guest from running at all: a stable code, and words.
 struct NotRun(&'static str, String);
 
-/// Runs the guest to its end.
-pub(crate) fn run(spec: &Spec) -> EndRecord {
-    engine::watch_log();
-    match try_run(spec) {
+/// Runs the guest to its end. `ready` is called between the loading of its code and its first instruction.
+pub(crate) fn run(spec: &Spec, ready: impl FnOnce() -> Result<(), String>) -> EndRecord {
+    match try_run(spec, ready) {
         Ok(end) => end,
         Err(NotRun(code, message)) => {
             EndRecord::Refused { code: code.to_owned(), message: bounded(&message) }
@@ -24,7 +23,7 @@ pub(crate) fn run(spec: &Spec) -> EndRecord {
     }
 }
 
-fn try_run(spec: &Spec) -> Result<EndRecord, NotRun> {
+fn try_run(spec: &Spec, ready: impl FnOnce() -> Result<(), String>) -> Result<EndRecord, NotRun> {
     let internal =
         |what: &str, e: &WasmEdgeError| NotRun("kernel_unsupported", format!("{what} failed: {e}"));
     let preopens = folders::preopens(spec).map_err(|e| NotRun("policy_denied", e))?;
@@ -52,6 +51,8 @@ fn try_run(spec: &Spec) -> Result<EndRecord, NotRun> {
     executor
         .register_import_module(&mut store, wasi.as_ref())
         .map_err(|e| internal("registering WASI", &e))?;
+    // Instantiating may run the guest's start function, so this is the last moment.
+    ready().map_err(|e| NotRun("kernel_unsupported", e))?;
     let mut instance = match executor.register_active_module(&mut store, &module) {
         Ok(instance) => instance,
         Err(e) => return ended(Err(e), &wasi),

@@ -17,6 +17,9 @@ pub(crate) struct Evidence {
     pub(crate) refused: Option<(String, String)>,
 }
 
+/// Requests to stop.
+const STOP_SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+
 /// The cause. What the guest did by itself counts before what was asked of it meanwhile.
 pub(crate) fn combine(e: Evidence) -> Cause {
     if let Some((code, detail)) = e.refused {
@@ -43,6 +46,10 @@ pub(crate) fn combine(e: Evidence) -> Cause {
             Cause::Trap { message: format!("the guest's code died by signal {n}: is its stack exhausted?") }
         }
         Some(Err(n)) => Cause::Signal { number: n.cast_unsigned() },
+        // The first process of a namespace ends by itself on such a signal, with the shell's number for it.
+        Some(Ok(code)) if STOP_SIGNALS.contains(&(code - 128)) => {
+            Cause::Signal { number: (code - 128).cast_unsigned() }
+        }
         Some(Ok(code)) => {
             let detail = format!("the runner exited with {code} and said nothing; see the container's log");
             Cause::Refused { code: "unknown".into(), detail }

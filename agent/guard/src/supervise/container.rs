@@ -1,6 +1,7 @@
 //! One container as supervise keeps it in memory: its record, and what belongs to its live process.
 
 use super::record::Record;
+use rustix::process::{Signal, pidfd_send_signal};
 use shoal_ipc::{Digest, Limits};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -16,8 +17,8 @@ pub(crate) const HEALTHY_AFTER: u64 = 10;
 pub(crate) struct Starting {
     /// Who waits for the answer.
     pub(crate) peer: u64,
-    /// The child writes the step that failed; closed by execution.
-    pub(crate) status: OwnedFd,
+    /// The child writes 1 once it is confined, or the step that failed; absent once it was read.
+    pub(crate) status: Option<OwnedFd>,
 }
 
 /// A process that is gone, while its last lines are still on their way.
@@ -31,9 +32,10 @@ pub(crate) struct Ending {
 /// A process that is there.
 #[derive(Debug)]
 pub(crate) struct Live {
-    pub(crate) pidfd: OwnedFd,
-    /// Whether it is a child of this process (else its end is seen on `pidfd`, without a status).
-    pub(crate) ours: bool,
+    /// Absent until it is forked.
+    pub(crate) pidfd: Option<OwnedFd>,
+    /// The zygote that forked it, which tells of its end for as long as it is there.
+    pub(crate) zygote: Option<u64>,
     pub(crate) area: Option<OwnedFd>,
     /// Read ends of its streams: kept here too, so that a restart of `log` breaks no pipe.
     pub(crate) pipes: Option<(OwnedFd, OwnedFd)>,
@@ -42,6 +44,15 @@ pub(crate) struct Live {
     /// Stopped on request; killed at this time.
     pub(crate) stop: Option<Stop>,
     pub(crate) since: Instant,
+}
+
+impl Live {
+    /// Sends a signal; one that is gone already is what was wanted, and one that is not there yet gets it later.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = pidfd_send_signal(pidfd, signal);
+        }
+    }
 }
 
 /// A stop on request.

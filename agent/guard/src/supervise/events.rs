@@ -22,6 +22,7 @@ pub(super) enum Token {
     Peer(u64),
     Status(Key),
     Adopted(Key),
+    Zygote(u64),
 }
 
 /// Whether the loop goes on.
@@ -54,13 +55,18 @@ impl Supervise {
         }
         for (key, c) in &self.containers {
             let Some(live) = &c.live else { continue };
-            if let Some(starting) = &live.starting {
-                watched.push((Token::Status(*key), starting.status.as_fd(), PollFlags::IN));
+            if let Some(status) = live.starting.as_ref().and_then(|s| s.status.as_ref()) {
+                watched.push((Token::Status(*key), status.as_fd(), PollFlags::IN));
             }
-            if !live.ours && live.ending.is_none() {
-                watched.push((Token::Adopted(*key), live.pidfd.as_fd(), PollFlags::IN));
+            // Its zygote tells of its end, with the status; without one, the end shows here.
+            if let Some(pidfd) = &live.pidfd
+                && live.ending.is_none()
+                && !self.zygotes.serves(live.zygote)
+            {
+                watched.push((Token::Adopted(*key), pidfd.as_fd(), PollFlags::IN));
             }
         }
+        watched.extend(self.zygotes.watched());
         let mut fds: Vec<PollFd<'_>> =
             watched.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         let wait = self.next_deadline().map(|d| {
@@ -79,7 +85,8 @@ impl Supervise {
     fn next_deadline(&self) -> Option<Instant> {
         let containers = self.containers.values().filter_map(Container::deadline);
         let jobs = self.jobs.iter().filter_map(Job::deadline);
-        let services = [self.admit.restart_at, self.log.restart_at].into_iter().flatten();
+        let services =
+            [self.admit.restart_at, self.log.restart_at, self.zygotes.restart_at].into_iter().flatten();
         containers.chain(jobs).chain(services).min()
     }
 
@@ -98,7 +105,8 @@ impl Supervise {
             Token::Log => self.hear_service(From::Log),
             Token::Peer(id) => self.hear_peer(id),
             Token::Status(key) => self.status_ready(key),
-            Token::Adopted(key) => self.ended(key, None, None),
+            Token::Adopted(key) => self.orphan_ended(key),
+            Token::Zygote(n) => self.hear_zygote(n),
         }
         Next::Go
     }
@@ -115,12 +123,14 @@ impl Supervise {
             let owner = self
                 .containers
                 .values()
-                .find(|c| c.record.state.pid == number && c.live.as_ref().is_some_and(|l| l.ours))
+                .find(|c| c.record.state.pid == number && c.live.is_some())
                 .map(Container::key);
             if let Some(key) = owner {
                 self.ended(key, Some(status), None);
             } else if let Some(at) = self.jobs.iter().position(|j| j.pid() == pid) {
                 self.job_ended(at, status);
+            } else if self.is_zygote(pid) {
+                // Its connection tells.
             } else if self.admit.pid() == number {
                 self.admit_lost();
             } else if self.log.pid() == number {

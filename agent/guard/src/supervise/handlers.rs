@@ -267,6 +267,8 @@ impl Supervise {
         if self.uids.is_none() {
             missing.push("no walls and no limits: the guard does not run as root".to_owned());
         }
+        let lacks = self.lacks.iter().filter(|f| f.is_expected());
+        missing.extend(lacks.map(|f| format!("{}: this kernel does not have it", f.name())));
         if self.engine.line.is_empty() {
             missing.push("no engine: nothing can run".to_owned());
         } else if !self.engine.compiler {
@@ -293,6 +295,7 @@ impl Supervise {
             admit_pid: self.admit.pid(),
             log_pid: self.log.pid(),
             not_admitted: self.denied,
+            zygote_pid: self.zygotes.pid(),
         }
     }
 }

@@ -2,14 +2,18 @@
 
 use super::cache::Code;
 use super::copy::{self, Outcome, Want};
-use super::jail::{self, Bind, Jail, Plan};
+use super::jail::{self, Plan};
 use super::process::{Child, exit_now, spawn};
 use super::runner::Job as RunnerJob;
 use super::{Refused, Supervise, cgroup::Group, dirs, refuse};
 use crate::say;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Signal, pidfd_send_signal};
-use shoal_ipc::{CompileResult, CompiledInfo, Digest, Msg, TicketFile, answer_area, decode, read_area};
+use rustix::thread::UnshareFlags;
+use shoal_confine::Others;
+use shoal_ipc::{
+    Bind, CompileResult, CompiledInfo, Digest, Jail, Msg, TicketFile, answer_area, decode, read_area,
+};
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
@@ -180,18 +184,23 @@ impl Supervise {
             let made = self.hierarchy.create(&name, &limits);
             group = Some(made.map_err(|e| refuse(e.code(), say::chain(&e)))?.0);
         }
-        let birth = group.as_ref().and_then(Group::birth_folder);
-        let groups = match (&group, &birth) {
-            (Some(g), None) => g.join_files().map_err(|e| refuse(e.code(), e.to_string()))?,
-            _ => Vec::new(),
-        };
+        let birth = group.as_ref().and_then(Group::birth_folder).map(fs::File::open).transpose();
+        let birth = birth.map_err(|e| refuse("limit_not_applied", format!("open the group: {e}")))?;
+        let open = |path: String| fs::File::options().write(true).open(path);
+        let groups: std::io::Result<Vec<_>> = group.iter().flat_map(Group::join_files).map(open).collect();
+        let groups = groups.map_err(|e| refuse("limit_not_applied", format!("open the group: {e}")))?;
         let area = answer_area().map_err(|e| refuse("storage_unavailable", say::chain(&e)))?;
         let null = fs::File::open("/dev/null").map_err(failed("open /dev/null"))?;
         let stderr = std::io::stderr();
         let jail = owner.map(|_| {
             let mut binds = self.runner.binds(RunnerJob::Compile);
             binds.push(Bind::data(scratch.join("work"), "/scratch", false));
-            Jail { mount_point: scratch.join("jail"), binds, rootfs: None, hostname: "compile".into() }
+            Jail {
+                mount_point: scratch.join("jail").to_string_lossy().into_owned(),
+                binds,
+                rootfs: None,
+                hostname: "compile".into(),
+            }
         });
         let work = scratch.join("work");
         let (argv, working_dir) = match &jail {
@@ -204,24 +213,27 @@ impl Supervise {
         let mut plan = Plan {
             groups,
             oom_score_adj: None,
+            namespaces: UnshareFlags::NEWNS
+                | UnshareFlags::NEWIPC
+                | UnshareFlags::NEWUTS
+                | UnshareFlags::NEWNET,
+            first: false,
+            network: None,
             jail: jail.as_ref(),
             ids: owner,
-            limits: vec![
+            limits: &[
                 (Resource::Core, 0),
                 (Resource::Nofile, 256),
                 (Resource::Fsize, CODE_MAX),
                 (Resource::Cpu, seconds.saturating_mul(4)),
             ],
             fds: vec![null.as_fd(), stderr.as_fd(), stderr.as_fd(), file.as_fd(), area.as_fd()],
+            others: Others::CloseOnExec,
             working_dir: &working_dir,
-            argv: &argv,
-            env: &env,
+            walls: None,
         };
         let child = spawn(birth.as_ref().map(AsFd::as_fd), || {
-            let failed = match jail::enter(&mut plan) {
-                Ok(never) => match never {},
-                Err(e) => e,
-            };
+            let failed = jail::execute(&mut plan, &argv, &env);
             // The exit code tells as well.
             let _ = writeln!(std::io::stderr(), "compile: cannot {}: {}", failed.0, failed.1);
             exit_now(71)

@@ -2,38 +2,69 @@
 
 use super::cause::{Evidence, combine, is_healthy_end};
 use super::container::{Container, Ending, HEALTHY_AFTER, Key, Live, Stop};
-use super::record::Record;
+use super::record::{Record, start_ticks};
 use super::start::pod_group;
+use super::zygotes::Found;
 use super::{Refused, Supervise, refuse, volumes};
 use crate::{clock, say};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use shoal_ipc::{Cause, Digest, EndRecord, FactEvent, Layout, Msg, StatsInfo, read_area};
+use shoal_ipc::{Cause, Digest, EndRecord, ExitFact, FactEvent, Layout, Msg, StatsInfo, read_area};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// How long an end waits for the last lines of its log.
 const LAST_LINES: Duration = Duration::from_millis(400);
+/// A container's answer area, as it has it.
+const AREA_FD: i32 = 3;
 
 impl Supervise {
-    /// The child has said why it failed, or nothing: then it has executed.
+    /// The child has said that it is confined, or why not, or nothing: then it is gone.
     pub(super) fn status_ready(&mut self, key: Key) {
         let Some(live) = self.containers.get_mut(&key).and_then(|c| c.live.as_mut()) else { return };
-        let Some(starting) = live.starting.take() else { return };
-        let mut text = String::new();
-        // The pipe's other end is closed or holds one short text, so this never waits.
-        let _ = fs::File::from(starting.status).take(1024).read_to_string(&mut text);
-        if !text.is_empty() {
-            let limit = text.contains("oom_score_adj") || text.contains("control group");
-            let code = if limit { "limit_not_applied" } else { "kernel_unsupported" };
-            self.answer(starting.peer, Msg::refused(code, text.clone()));
-            self.ended(key, None, Some((code.to_owned(), text)));
+        let Some(status) = live.starting.as_mut().and_then(|s| s.status.take()) else { return };
+        let mut said = [0; 1024];
+        // Something waits, or the other end is closed: this never blocks.
+        let n = rustix::io::read(&status, &mut said).unwrap_or(0);
+        match &said[..n] {
+            // Gone before it could say anything: its end is not seen yet either way.
+            [] | [1] => self.started(key),
+            text => {
+                let text = String::from_utf8_lossy(text).into_owned();
+                let limit = text.contains("oom_score_adj") || text.contains("control group");
+                let code = if limit { "limit_not_applied" } else { "kernel_unsupported" };
+                self.refuse_start(key, code, text);
+            }
+        }
+    }
+
+    /// Its zygote has forked it.
+    pub(super) fn forked(&mut self, key: Key, pid: u32, pidfd: OwnedFd) {
+        let Some(c) = self.containers.get_mut(&key) else { return };
+        c.record.state.pid = pid;
+        c.record.start_ticks = start_ticks(pid).unwrap_or(0);
+        if let Err(e) = c.record.save(&self.layout.containers()) {
+            say::error("a container's record is not written", &e);
+        }
+        if let Some(live) = &mut c.live {
+            live.pidfd = Some(pidfd);
+            if live.stop.is_some() {
+                live.signal(Signal::TERM);
+            }
+        }
+        self.started(key);
+    }
+
+    /// Answers whoever asked for the start, once the process is known and has spoken.
+    fn started(&mut self, key: Key) {
+        let Some(c) = self.containers.get_mut(&key) else { return };
+        let Some(live) = &mut c.live else { return };
+        if live.pidfd.is_none() || live.starting.as_ref().is_none_or(|s| s.status.is_some()) {
             return;
         }
-        // Started or gone before it could say anything: its end is not seen yet either way.
+        let Some(starting) = live.starting.take() else { return };
         live.since = Instant::now();
-        let Some(c) = self.containers.get(&key) else { return };
         let state = &c.record.state;
         let applied = state.stats.applied.clone();
         let (pid, started_at) = (state.pid, state.started_at);
@@ -45,6 +76,15 @@ impl Supervise {
             None => self.answer(starting.peer, Msg::Started { pid, started_at, applied }),
         }
         self.fact(key, FactEvent::Started);
+    }
+
+    /// It never ran.
+    pub(super) fn refuse_start(&mut self, key: Key, code: &str, why: String) {
+        let starting = self.containers.get_mut(&key).and_then(|c| c.live.as_mut()?.starting.take());
+        if let Some(starting) = starting {
+            self.answer(starting.peer, Msg::refused(code, why.clone()));
+        }
+        self.ended(key, None, Some((code.to_owned(), why)));
     }
 
     /// A container's process is gone. The end is complete when its last lines are there, or a moment later.
@@ -105,6 +145,7 @@ impl Supervise {
         if let Err(e) = c.record.save_durably(&self.layout.containers()) {
             say::error("the end of a container is not written down", &e);
         }
+        c.record.forget_exit_fact(&self.layout.containers());
         if healthy {
             self.fact(key, FactEvent::Healthy);
             let msg = Msg::Healthy { ticket: key.0, container: key.1, attempt: state.attempt };
@@ -163,7 +204,7 @@ impl Supervise {
             if stop.kill_at.is_some_and(|t| t <= now) {
                 stop.kill_at = None;
                 // Gone already is what was wanted.
-                let _ = pidfd_send_signal(&live.pidfd, Signal::KILL);
+                live.signal(Signal::KILL);
                 self.hierarchy.group(&c.record.group).kill();
             }
             return;
@@ -194,7 +235,7 @@ impl Supervise {
             if live.stop.is_none() || !earlier {
                 live.stop = Some(Stop { kill_at: Some(kill_at) });
             }
-            let _ = pidfd_send_signal(&live.pidfd, Signal::TERM);
+            live.signal(Signal::TERM);
         }
         count
     }
@@ -255,41 +296,93 @@ impl Supervise {
         self.cache.sweep(&modules, &files, &keys);
     }
 
-    /// Finds the containers that an earlier supervise started.
+    /// Finds the containers that an earlier supervise started: through their zygotes, or by their records.
     pub(super) fn adopt_all(&mut self) -> std::io::Result<()> {
+        let mut found = self.find_zygotes()?;
         for record in Record::load_all(&self.layout.containers())? {
             let key = (record.state.ticket, record.state.index);
             let was_running = record.state.running;
-            let live = adopt(&record);
+            let zygotes = if was_running { found.remove(&record.stream) } else { None };
+            let mut record = record;
+            let live = match zygotes {
+                Some(found) => Some(take_over(&mut record, found)),
+                None => adopt(&record),
+            };
             self.containers.insert(key, Container { record, live });
             let c = self.containers.get(&key);
             if was_running && c.is_some_and(|c| c.live.is_none()) {
                 self.lost(key);
             }
         }
+        for stray in found.into_values() {
+            // Supervise died before it could write of it; nobody was told that it runs.
+            say::line(format!("process {} is in no record and ends", stray.pid));
+            let _ = pidfd_send_signal(&stray.pidfd, Signal::KILL);
+        }
         Ok(())
     }
 
-    /// It ended while nobody watched; its group may still tell of an OOM kill.
+    /// It ended while supervise was away: its zygote wrote down how, or its group may still tell of an OOM kill.
     fn lost(&mut self, key: Key) {
         let Some(c) = self.containers.get_mut(&key) else { return };
         let group = self.hierarchy.group(&c.record.group);
         group.kill();
-        let cause = if group.oom_kills() > 0 { Cause::OomKilled } else { Cause::Unknown };
+        let fact = c.record.exit_fact(&self.layout.containers());
+        let cause = combine(Evidence {
+            status: fact.as_ref().and_then(ExitFact::status),
+            record: fact.as_ref().and_then(|f| EndRecord::from_area(&f.area)),
+            oom: group.oom_kills() > 0,
+            stopping: false,
+            refused: None,
+        });
+        let applied = std::mem::take(&mut c.record.state.stats.applied);
+        c.record.state.stats = StatsInfo { applied, ..group.stats() };
         if let Err(e) = group.remove() {
             say::error("a container's group stays", &e);
         }
+        let healthy = !c.record.state.healthy && is_healthy_end(&cause, c.record.restart);
         let state = &mut c.record.state;
-        (state.running, state.pid, state.finished_at, state.cause) =
-            (false, 0, clock::now(), Some(cause.clone()));
+        state.healthy |= healthy;
+        (state.running, state.pid, state.cause) = (false, 0, Some(cause.clone()));
+        state.finished_at = fact.map_or_else(clock::now, |f| f.at);
         if let Err(e) = c.record.save_durably(&self.layout.containers()) {
             say::error("the end of a container is not written down", &e);
+        }
+        c.record.forget_exit_fact(&self.layout.containers());
+        if healthy {
+            self.fact(key, FactEvent::Healthy);
         }
         self.fact(key, FactEvent::Ended { cause });
     }
 }
 
-/// Takes hold of a process that another supervise started.
+/// When a container that was found again began to count as running.
+fn since(record: &Record) -> Instant {
+    let ran = clock::now().saturating_sub(record.state.started_at).min(HEALTHY_AFTER);
+    let adopted = &record.state;
+    say::line(format!("adopted {}/{} (process {})", adopted.deployment, adopted.name, adopted.pid));
+    Instant::now().checked_sub(Duration::from_secs(ran)).unwrap_or_else(Instant::now)
+}
+
+/// A process that its zygote told of.
+fn take_over(record: &mut Record, found: Found) -> Live {
+    if record.state.pid != found.pid {
+        record.state.pid = found.pid;
+        record.start_ticks = start_ticks(found.pid).unwrap_or(0);
+    }
+    Live {
+        pidfd: Some(found.pidfd),
+        zygote: Some(found.zygote),
+        area: Some(found.area),
+        pipes: Some(found.pipes),
+        starting: None,
+        ending: None,
+        stop: None,
+        since: since(record),
+    }
+}
+
+/// A process whose zygote is no more.
 fn adopt(record: &Record) -> Option<Live> {
     if !record.is_alive() {
         return None;
@@ -300,9 +393,15 @@ fn adopt(record: &Record) -> Option<Live> {
     if !record.is_alive() {
         return None;
     }
-    let area = fs::File::open(format!("/proc/{pid}/fd/4")).ok().map(Into::into);
-    let ran = clock::now().saturating_sub(record.state.started_at).min(HEALTHY_AFTER);
-    let since = Instant::now().checked_sub(Duration::from_secs(ran)).unwrap_or_else(Instant::now);
-    say::line(format!("adopted {}/{} (process {pid})", record.state.deployment, record.state.name));
-    Some(Live { pidfd, ours: false, area, pipes: None, starting: None, ending: None, stop: None, since })
+    let area = fs::File::open(format!("/proc/{pid}/fd/{AREA_FD}")).ok().map(Into::into);
+    Some(Live {
+        pidfd: Some(pidfd),
+        zygote: None,
+        area,
+        pipes: None,
+        starting: None,
+        ending: None,
+        stop: None,
+        since: since(record),
+    })
 }

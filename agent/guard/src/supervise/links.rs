@@ -53,6 +53,7 @@ impl Supervise {
                 }
             }
         }
+        self.zygote_due();
         Ok(())
     }
 

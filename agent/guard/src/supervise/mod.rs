@@ -21,7 +21,6 @@ mod links;
 mod local;
 mod peers;
 mod policy;
-pub(crate) mod process;
 mod record;
 mod runner;
 mod services;
@@ -30,6 +29,7 @@ mod start;
 mod table;
 mod uids;
 mod volumes;
+mod zygotes;
 
 use crate::say;
 use anyhow::Context as _;
@@ -44,11 +44,13 @@ use policy::{Policy, Uids};
 use runner::Runner;
 use services::Service;
 pub(crate) use services::{PAIR_FD, SOCKETS_FD};
+pub(crate) use shoal_confine::process;
 use shoal_ipc::{Digest, Layout, Listener, Ticket};
 pub(crate) use shutdown::stop_leftovers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use table::From;
 use uids::UidBook;
+use zygotes::Zygotes;
 
 /// A typed no.
 #[derive(Debug)]
@@ -78,13 +80,18 @@ pub(crate) struct Supervise {
     /// Absent without root: then nothing is confined.
     uids: Option<Uids>,
     hierarchy: Hierarchy,
+    /// What the kernel cannot do for confinement.
+    lacks: Vec<shoal_confine::Feature>,
     runner: Runner,
     engine: Engine,
+    /// The files that `engine` was asked of: others after an upgrade.
+    engine_identity: String,
     cache: Cache,
     facts: Facts,
     uid_book: UidBook,
     admit: Service,
     log: Service,
+    zygotes: Zygotes,
     listeners: Vec<(From, Listener)>,
     peers: BTreeMap<u64, Peer>,
     tickets: BTreeMap<Digest, Held>,
@@ -104,6 +111,9 @@ pub(crate) struct Supervise {
 /// Runs supervise until it is asked to end.
 pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
     let signals = process::signal_descriptor().context("cannot watch signals")?;
+    // Containers of a zygote that dies come here.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .context("cannot become a subreaper")?;
     let mut supervise = Supervise::open(layout)?;
     supervise.listen()?;
     supervise.adopt_all().context("cannot read the containers' records")?;
@@ -150,6 +160,8 @@ impl Supervise {
         let facts = Facts::open(layout.facts()).context("cannot read kept facts")?;
         let uid_book = UidBook::open(layout.supervise_dir().join("uids"), policy.uids().pods);
         Ok(Self {
+            lacks: shoal_confine::missing(),
+            engine_identity: runner.identity(),
             runner,
             engine,
             cache: Cache::new(layout.clone()),
@@ -157,6 +169,7 @@ impl Supervise {
             uid_book,
             admit: Service::new("admit", uids.map(|u| (u.admit, u.admit)), admit_args),
             log: Service::new("log", uids.map(|u| (u.log, u.agent)), args(Vec::new())),
+            zygotes: Zygotes::new(),
             listeners: Vec::new(),
             peers: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -176,8 +189,10 @@ impl Supervise {
     }
 
     fn ensure_engine(&mut self) {
-        if self.engine.line.is_empty() && self.runner.is_there() {
+        let identity = self.runner.identity();
+        if (self.engine.line.is_empty() || identity != self.engine_identity) && self.runner.is_there() {
             self.engine = self.runner.ask_engine();
+            self.engine_identity = identity;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What supervise writes down of each container, so that a restarted one finds it again.
 
 use super::dirs::write_durably;
-use shoal_ipc::{ContainerState, Error, Field, Reader, Restart, Writer, decode, encode};
+use shoal_ipc::{ContainerState, Error, ExitFact, Field, Reader, Restart, Writer, decode, encode};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -75,6 +75,22 @@ impl Record {
             }
         }
         Ok(all)
+    }
+
+    /// What its zygote wrote down of its end.
+    pub(crate) fn exit_fact(&self, containers: &Path) -> Option<ExitFact> {
+        let fact = ExitFact::decode(&fs::read(self.exit_file(containers)).ok()?).ok()?;
+        (fact.id == self.stream).then_some(fact)
+    }
+
+    fn exit_file(&self, containers: &Path) -> PathBuf {
+        self.folder(containers).join(format!("end-{}", self.state.attempt))
+    }
+
+    /// Once the end stands in the record.
+    pub(crate) fn forget_exit_fact(&self, containers: &Path) {
+        // There is none of an end that this process saw itself.
+        let _ = fs::remove_file(self.exit_file(containers));
     }
 
     /// Whether its process is still the one that was started.

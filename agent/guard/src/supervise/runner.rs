@@ -1,11 +1,11 @@
 //! How the runner is started: with its own loader and libraries, seen from inside a jail or from the host.
 
 use super::cache::Engine;
-use super::jail::Bind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use shoal_ipc::{EngineDirs, Layout};
+use shoal_ipc::{Bind, EngineDirs, Layout};
 use std::ffi::OsString;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -39,6 +39,28 @@ impl Runner {
 
     pub(crate) fn is_there(&self) -> bool {
         self.binary.exists()
+    }
+
+    /// Which files a zygote is started from: others after an upgrade of runner or engine. Empty while there are none.
+    pub(crate) fn identity(&self) -> String {
+        let library = self.dir(Job::Run).map(|d| d.join("lib/libwasmedge.so.0"));
+        let of = |path: &Path| {
+            let m = std::fs::metadata(path).ok()?;
+            Some(format!("{}.{}.{}.{}", m.dev(), m.ino(), m.size(), m.mtime()))
+        };
+        [Some(self.binary.clone()), library]
+            .into_iter()
+            .flatten()
+            .filter_map(|p| of(&p))
+            .collect::<Vec<_>>()
+            .join("-")
+    }
+
+    /// The command of a zygote, on the host.
+    pub(crate) fn zygote_command(&self) -> Vec<OsString> {
+        let mut argv = EngineDirs::command(self.dir(Job::Run), &self.binary);
+        argv.push("zygote".into());
+        argv
     }
 
     /// Whether compilations are possible.

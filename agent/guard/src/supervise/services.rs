@@ -116,10 +116,10 @@ fn execute(verb: &str, args: &[OsString], ids: Option<(u32, u32)>, fds: &[Borrow
         if let Some((uid, gid)) = ids {
             unshare(UnshareFlags::NEWNET | UnshareFlags::NEWIPC)
                 .map_err(|e| format!("make namespaces: {e}"))?;
-            place_descriptors(fds).map_err(|e| format!("place descriptors: {e}"))?;
+            place_descriptors(fds, false).map_err(|e| format!("place descriptors: {e}"))?;
             drop_privileges(uid, gid).map_err(|e| format!("{}: {}", e.0, e.1))?;
         } else {
-            place_descriptors(fds).map_err(|e| format!("place descriptors: {e}"))?;
+            place_descriptors(fds, false).map_err(|e| format!("place descriptors: {e}"))?;
         }
         set_no_new_privs(true).map_err(|e| format!("set no_new_privs: {e}"))
     };

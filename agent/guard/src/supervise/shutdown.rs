@@ -45,6 +45,7 @@ impl Supervise {
         self.hierarchy.group(&format!("{parent}/compile")).remove()?;
         // The parent may have been made by the owner, or be shared with another device: then it stays.
         let _ = self.hierarchy.group(&parent).remove();
+        self.end_zygotes();
         volumes::drop_all_memory(&self.layout).context("cannot unmount volumes in memory")?;
         for service in [&mut self.admit, &mut self.log] {
             if let Some(c) = &service.connection {
@@ -78,7 +79,7 @@ impl Supervise {
 }
 
 /// Waits for a service to end, at most three seconds, then ends it.
-fn end_of(child: &process::Child) {
+pub(super) fn end_of(child: &process::Child) {
     let wait = Timespec { tv_sec: 3, tv_nsec: 0 };
     let done = poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&wait)).unwrap_or(0) > 0;
     if !done {

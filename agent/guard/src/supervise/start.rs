@@ -1,23 +1,18 @@
-//! Starting one container: from its ticket to a child on its way into its walls.
+//! Starting one container: from its ticket to the message on which the zygote forks it.
 
 use super::cache::Code;
 use super::container::{Container, Key, Live, Starting, within};
-use super::jail::{self, Bind, Copy, Jail, Plan, ROOTFS, Rootfs};
-use super::process::{exit_now, spawn};
-use super::record::{Record, boot_id, start_ticks};
-use super::runner::Job;
+use super::record::{Record, boot_id};
 use super::{Refused, Supervise, cgroup, dirs, refuse, volumes};
 use crate::clock;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Resource, Signal, getppid, set_parent_process_death_signal};
+use shoal_confine::{ROOTFS, plain_root};
 use shoal_ipc::{
-    ContainerState, Digest, Limits, Preopen, Spec, StatsInfo, Ticket, TicketContainer, VERSION, answer_area,
-    sealed_memfd,
+    Bind, ContainerState, Digest, ImageFile, Jail, Launch, Limits, NetworkPlace, Preopen, Rootfs, Spec,
+    StatsInfo, Ticket, TicketContainer, VERSION, answer_area, sealed_memfd,
 };
-use std::ffi::OsString;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -165,62 +160,56 @@ impl Supervise {
             .and_then(|()| self.world(&folder, ticket, container, code, mounts, uid));
         let world = made.map_err(io_refusal("prepare the container's folder"))?;
         // 3. Its channels.
-        let pipes = || -> std::io::Result<[(OwnedFd, OwnedFd); 4]> {
-            let new = || pipe_with(PipeFlags::CLOEXEC);
-            Ok([new()?, new()?, new()?, new()?])
-        };
-        let [out, err, status, go] = pipes().map_err(io_refusal("make pipes"))?;
+        let new = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| io_refusal("make pipes")(e.into()));
+        let (out, err, status) = (new()?, new()?, new()?);
         let ipc = |e: shoal_ipc::Error| refuse("storage_unavailable", crate::say::chain(&e));
-        let spec = sealed_memfd(&world.spec.encode()).map_err(ipc)?;
         let area = answer_area().map_err(ipc)?;
         let null = fs::File::open("/dev/null").map_err(io_refusal("open /dev/null"))?;
-        let birth = group.birth_folder();
-        let groups = if birth.is_some() {
-            Vec::new()
-        } else {
-            group.join_files().map_err(|e| refuse(e.code(), e.to_string()))?
-        };
-        // 4. The child: it waits for `go`, so that no process exists that no record names.
-        let mut plan = Plan {
-            groups,
+        let place = fs::File::open(&folder).map_err(io_refusal("open the container's folder"))?;
+        let World { jail, spec } = world;
+        let launch = Launch {
+            version: VERSION,
+            attempt,
+            spec,
+            jail,
+            uid,
+            groups: group.join_files(),
+            birth: group.birth_folder(),
             oom_score_adj: limits.oom_score_adj,
-            jail: world.jail.as_ref(),
-            ids: uid.map(|u| (u, u)),
-            limits: vec![(Resource::Core, 0), (Resource::Nofile, 1024)],
-            fds: vec![null.as_fd(), out.1.as_fd(), err.1.as_fd(), spec.as_fd(), area.as_fd()],
-            working_dir: &world.working_dir,
-            argv: &world.argv,
-            env: &[],
+            network: NetworkPlace::Nowhere,
         };
-        let me = rustix::process::getpid();
-        let child = spawn(birth.as_ref().map(AsFd::as_fd), || {
-            let mut report = fs::File::from(status.1);
-            if wait_for_leave(me, go.0).is_err() {
-                exit_now(72);
-            }
-            let failed = match jail::enter(&mut plan) {
-                Ok(never) => match never {},
-                Err(e) => e,
-            };
-            // If even this cannot be said, the exit code still tells.
-            let _ = report.write_all(format!("cannot {}: {}", failed.0, failed.1).as_bytes());
-            exit_now(71)
-        })
-        .map_err(|e| refuse("kernel_unsupported", format!("start a process: {e}")))?;
-        // 5. Written down, then released.
-        let mut record = record;
-        record.state.pid = child.pid.as_raw_nonzero().get().cast_unsigned();
-        record.start_ticks = start_ticks(record.state.pid).unwrap_or(0);
+        let plan = sealed_memfd(&launch.encode()).map_err(ipc)?;
+        // 4. Written down, then forked: no process exists that no record names. Its number follows when it has one.
         record.save(&self.layout.containers()).map_err(io_refusal("write the container's record"))?;
         crate::points::point("supervise::recorded");
-        // A child that died meanwhile is noticed by its signal.
-        let _ = rustix::io::write(&go.1, &[1]);
+        let id = record.stream;
+        let fds = [
+            plan.as_fd(),
+            null.as_fd(),
+            out.1.as_fd(),
+            err.1.as_fd(),
+            area.as_fd(),
+            status.1.as_fd(),
+            place.as_fd(),
+            out.0.as_fd(),
+            err.0.as_fd(),
+            null.as_fd(),
+        ];
+        let sent = self.send_launch(id, &fds);
+        let zygote = match sent {
+            Ok(zygote) => Some(zygote),
+            Err(refused) => {
+                // It never was: the next supervise must not look for it.
+                fs::remove_dir_all(&folder).map_err(io_refusal("forget the start"))?;
+                return Err(refused);
+            }
+        };
         let live = Live {
-            pidfd: child.pidfd,
-            ours: true,
+            pidfd: None,
+            zygote,
             area: Some(area),
             pipes: Some((out.0, err.0)),
-            starting: Some(Starting { peer, status: status.0 }),
+            starting: Some(Starting { peer, status: Some(status.0) }),
             ending: None,
             stop: None,
             since: Instant::now(),
@@ -240,10 +229,14 @@ impl Supervise {
         mounts: Vec<Bind>,
         uid: Option<u32>,
     ) -> std::io::Result<World> {
-        let files: Vec<Copy> = container
+        let files: Vec<ImageFile> = container
             .files
             .iter()
-            .map(|f| Copy { source: self.cache.item(&f.digest, false), path: f.path.clone(), mode: f.mode })
+            .map(|f| ImageFile {
+                source: self.cache.item(&f.digest, false).to_string_lossy().into_owned(),
+                path: f.path.clone(),
+                mode: f.mode,
+            })
             .collect();
         let env = container.env.iter().map(|e| format!("{}={}", e.name, e.value)).collect();
         let confined = uid.is_some();
@@ -253,7 +246,7 @@ impl Supervise {
             vec![Preopen { guest: "/".into(), host: show(&root), read_only: container.readonly_rootfs }];
         for m in &mounts {
             let inner = root.join(m.target.trim_start_matches('/'));
-            let host = if confined { show(&inner) } else { show(&m.source) };
+            let host = if confined { show(&inner) } else { m.source.clone() };
             preopens.push(Preopen { guest: m.target.clone(), host, read_only: m.read_only });
         }
         let spec = Spec {
@@ -266,21 +259,23 @@ impl Supervise {
             wasm_pages: container.limits.wasm_pages,
         };
         if !confined {
-            jail::plain_root(&root, &files)?;
-            let (argv, working_dir) = (self.runner.command(Job::Run), folder.to_owned());
-            return Ok(World { jail: None, spec, argv, working_dir });
+            plain_root(&root, &files)?;
+            return Ok(World { jail: None, spec });
         }
         let mount_point = folder.join("jail");
         dirs::ensure(&mount_point, 0o700, None)?;
-        let mut binds = self.runner.binds(Job::Run);
-        binds.push(Bind::code(code, "/code.so"));
         let space: u64 = container.files.iter().map(|f| f.size.next_multiple_of(4096)).sum();
         let extra = if container.readonly_rootfs { 1 << 20 } else { ROOTFS_SPACE };
         let rootfs =
             Rootfs { size: space + extra, files, read_only: container.readonly_rootfs, volumes: mounts };
-        let jail = Jail { mount_point, binds, rootfs: Some(rootfs), hostname: ticket.hostname.clone() };
-        let (argv, working_dir) = (self.runner.command_in_jail(Job::Run), PathBuf::from("/"));
-        Ok(World { jail: Some(jail), spec, argv, working_dir })
+        // Of the host it sees its own code and nothing else: the engine is in memory already.
+        let jail = Jail {
+            mount_point: show(&mount_point),
+            binds: vec![Bind::code(code, "/code.so")],
+            rootfs: Some(rootfs),
+            hostname: ticket.hostname.clone(),
+        };
+        Ok(World { jail: Some(jail), spec })
     }
 
     /// Streams are told apart in `log` by numbers that come once.
@@ -289,20 +284,7 @@ impl Supervise {
     }
 }
 
-/// Waits until the record is written; a child whose supervise dies before that dies too.
-fn wait_for_leave(parent: rustix::process::Pid, go: OwnedFd) -> std::io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    if getppid() != Some(parent) {
-        return Err(std::io::ErrorKind::BrokenPipe.into());
-    }
-    fs::File::from(go).read_exact(&mut [0])?;
-    // From here on it outlives supervise.
-    Ok(set_parent_process_death_signal(None)?)
-}
-
 struct World {
     jail: Option<Jail>,
     spec: Spec,
-    argv: Vec<OsString>,
-    working_dir: PathBuf,
 }

@@ -1,9 +1,8 @@
 //! Volumes: folders that outlive a container, made with the pod's uid before its first start.
 
 use super::dirs::{self, ensure};
-use super::jail::Bind;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use shoal_ipc::{Digest, Layout, Ticket, TicketContainer, VolumeSource};
+use shoal_ipc::{Bind, Digest, Layout, Ticket, TicketContainer, VolumeSource};
 use std::ffi::CString;
 use std::fs;
 use std::io;

@@ -3,15 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::print_stdout, reason = "skipped tests are named where the run counts them")]
 
-use shoal_ipc::{AdmitClient, Digest as Id, Enrolled, Layout, RootAdmitClient, SuperviseClient, Verdict};
+use shoal_ipc::{
+    AdmitClient, ContainerState, Digest as Id, EngineDirs, Enrolled, Event, EventStream, Layout,
+    RootAdmitClient, SuperviseClient, Verdict,
+};
 use shoal_protocol::envelope::seal_document;
 use shoal_protocol::ids::{Bytes, Digest, FleetId, Name, Timestamp};
 use shoal_protocol::text_map::TextMap;
 use shoal_protocol::v1::*;
 use shoal_protocol::{Ed25519Signer, Signer};
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -80,15 +84,28 @@ pub struct Device {
     pub layout: Layout,
     pub group: String,
     guard: Option<Child>,
+    libexec: Option<PathBuf>,
 }
 
 impl Device {
     pub fn start() -> Self {
-        Self::start_with("")
+        Self::start_as("", None)
     }
 
     /// With more lines in its policy file.
     pub fn start_with(more: &str) -> Self {
+        Self::start_as(more, None)
+    }
+
+    /// One whose runner is in a folder of its own.
+    pub fn start_from(libexec: &Path) -> Self {
+        install_runner(libexec);
+        let engine = EngineDirs::find().unwrap().run;
+        symlink(engine.parent().unwrap(), libexec.join("engine")).unwrap();
+        Self::start_as("", Some(libexec.to_owned()))
+    }
+
+    fn start_as(more: &str, libexec: Option<PathBuf>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let group =
@@ -97,7 +114,7 @@ impl Device {
         std::fs::create_dir_all(layout.policy().parent().unwrap()).unwrap();
         let policy = format!("uid_base = {AGENT}\ncgroup_parent = \"{group}\"\n{more}\n");
         std::fs::write(layout.policy(), policy).unwrap();
-        let mut device = Self { dir, layout, group, guard: None };
+        let mut device = Self { dir, layout, group, guard: None, libexec };
         device.launch();
         device
     }
@@ -105,6 +122,9 @@ impl Device {
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shoal-guard"));
         command.arg(verb).arg("--root").arg(self.dir.path());
+        if let Some(libexec) = &self.libexec {
+            command.env("SHOAL_LIBEXEC", libexec);
+        }
         command
     }
 
@@ -159,6 +179,48 @@ impl Drop for Device {
             let _ = guard.wait();
         }
     }
+}
+
+/// Long enough for whatever is under way.
+pub const SOON: Duration = Duration::from_mins(1);
+
+pub fn stage_and_compile(device: &Device, ticket: Id, d: &Deployment, module: &[u8]) {
+    let item = Id(d.template.containers[0].image.module.digest.0);
+    let mut events = as_agent(|| EventStream::supervise(&device.layout)).unwrap();
+    let mut s = device.supervise();
+    wait_for("the ticket", || s.have(ticket).ok());
+    s.stage(ticket, item, shoal_ipc::sealed_memfd(module).unwrap().as_fd()).unwrap();
+    s.compile(ticket, item).unwrap();
+    let event = events.next(SOON).unwrap();
+    assert!(matches!(event, Event::Compiled { module, .. } if module == item), "{event:?}");
+}
+
+pub fn ended(events: &mut EventStream) -> ContainerState {
+    loop {
+        if let Event::Ended(state) = events.next(SOON).unwrap() {
+            return *state;
+        }
+    }
+}
+
+pub fn nothing_is_left(device: &Device) {
+    assert_eq!(device.groups(), Vec::<PathBuf>::new());
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains(device.dir.path().to_str().unwrap()), "{mounts}");
+    let root = device.dir.path().as_os_str().as_encoded_bytes();
+    // A log that another supervise started ends by itself, a moment after its connection.
+    wait_for("the end of all processes", || {
+        let mut all = std::fs::read_dir("/proc").unwrap().flatten();
+        let line = |e: std::fs::DirEntry| std::fs::read(e.path().join("cmdline")).unwrap_or_default();
+        (!all.any(|e| line(e).windows(root.len()).any(|w| w == root))).then_some(())
+    });
+}
+
+/// Puts a runner of its own into a folder, or another in its place, as an upgrade does.
+pub fn install_runner(libexec: &Path) {
+    let new = libexec.join("shoal-runner.new");
+    std::fs::copy(Layout::runner_binary(), &new).unwrap();
+    std::fs::rename(new, libexec.join("shoal-runner")).unwrap();
 }
 
 /// All keys of a fleet.
@@ -284,6 +346,19 @@ impl Fleet {
         accepted(&admit.submit(&self.snapshot(version, &[(d, digest, Liveness::Live)])).unwrap());
         accepted(&admit.submit(&envelope).unwrap());
         Id(digest.0)
+    }
+
+    /// The same for several at once; their tickets' ids.
+    pub fn roll_out_all(&self, device: &Device, version: u64, all: &[&Deployment]) -> Vec<Id> {
+        let sealed: Vec<_> = all.iter().map(|d| self.deployment(d)).collect();
+        let entries: Vec<_> =
+            all.iter().zip(&sealed).map(|(d, (_, digest))| (*d, *digest, Liveness::Live)).collect();
+        let mut admit = device.admit();
+        accepted(&admit.submit(&self.snapshot(version, &entries)).unwrap());
+        for (envelope, _) in &sealed {
+            accepted(&admit.submit(envelope).unwrap());
+        }
+        sealed.iter().map(|(_, digest)| Id(digest.0)).collect()
     }
 
     /// One container that starts this module.

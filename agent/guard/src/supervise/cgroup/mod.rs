@@ -116,26 +116,21 @@ impl Group {
     }
 
     /// Files to which the child itself writes `0` to join. Never `cgroup.procs` on v1: that stalls for milliseconds.
-    pub(crate) fn join_files(&self) -> Result<Vec<fs::File>, GroupError> {
-        let file = match &self.hierarchy {
-            Hierarchy::V1(_) => "tasks",
-            Hierarchy::V2(_) => "cgroup.procs",
-            Hierarchy::None => return Ok(Vec::new()),
-        };
-        self.folders()
-            .into_iter()
-            .map(|f| {
-                let path = f.join(file);
-                fs::OpenOptions::new().write(true).open(&path).map_err(|e| GroupError::io("open", &path, e))
-            })
-            .collect()
+    /// None where it is born in the group.
+    pub(crate) fn join_files(&self) -> Vec<String> {
+        match &self.hierarchy {
+            Hierarchy::V1(_) => {
+                self.folders().iter().map(|f| f.join("tasks").to_string_lossy().into_owned()).collect()
+            }
+            Hierarchy::V2(_) | Hierarchy::None => Vec::new(),
+        }
     }
 
     /// The folder to be born in, where the kernel can do that.
-    pub(crate) fn birth_folder(&self) -> Option<fs::File> {
+    pub(crate) fn birth_folder(&self) -> Option<String> {
         match &self.hierarchy {
-            Hierarchy::V2(root) => fs::File::open(root.join(&self.name)).ok(),
-            _ => None,
+            Hierarchy::V2(root) => Some(root.join(&self.name).to_string_lossy().into_owned()),
+            Hierarchy::V1(_) | Hierarchy::None => None,
         }
     }
 

@@ -1,6 +1,6 @@
-//! Making processes: the only `unsafe` of the guard. Never decides what is made.
+//! Making processes: the only `unsafe` of guard and confinement. Never decides what is made.
 //!
-//! Supervise has one thread, always: a forked child may therefore use the whole of std until it executes or exits.
+//! Supervise and zygote have one thread, always: a forked child may therefore use the whole of std until it executes or exits.
 
 use rustix::process::Pid;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -13,19 +13,28 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// A child of this process.
 #[derive(Debug)]
-pub(crate) struct Child {
+pub struct Child {
     /// Its id; valid until it is reaped, which only supervise's loop does.
-    pub(crate) pid: Pid,
+    pub pid: Pid,
     /// The same for signals without races.
-    pub(crate) pidfd: OwnedFd,
+    pub pidfd: OwnedFd,
 }
 
 /// Starts a child that runs `body` and never comes back from it. `birth` is the v2 group that it is born in.
-pub(crate) fn spawn(birth: Option<BorrowedFd<'_>>, body: impl FnOnce() -> Infallible) -> io::Result<Child> {
+pub fn spawn(birth: Option<BorrowedFd<'_>>, body: impl FnOnce() -> Infallible) -> io::Result<Child> {
+    spawn_in(birth, UnshareFlags::empty(), body)
+}
+
+/// The same, born into new namespaces; the flags of the two calls are the same bits.
+pub fn spawn_in(
+    birth: Option<BorrowedFd<'_>>,
+    namespaces: UnshareFlags,
+    body: impl FnOnce() -> Infallible,
+) -> io::Result<Child> {
     let mut pidfd: RawFd = -1;
     // SAFETY: an all-zero clone_args is the documented "nothing asked for" value; the struct holds only integers.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = libc::CLONE_PIDFD.cast_unsigned().into();
+    args.flags = u64::from(libc::CLONE_PIDFD.cast_unsigned()) | u64::from(namespaces.bits());
     args.pidfd = (&raw mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD.cast_unsigned().into();
     if let Some(group) = birth {
@@ -34,7 +43,7 @@ pub(crate) fn spawn(birth: Option<BorrowedFd<'_>>, body: impl FnOnce() -> Infall
     }
     // SAFETY: without CLONE_VM the child has a copy of this memory and its own stack at the same address, as after
     // fork; `args` and `pidfd` live until the call returns. The process has one thread (module's invariant, kept by
-    // guard never starting one), so no lock can be held by a thread that the child lacks.
+    // guard and zygote never starting one), so no lock can be held by a thread that the child lacks.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -56,20 +65,66 @@ pub(crate) fn spawn(birth: Option<BorrowedFd<'_>>, body: impl FnOnce() -> Infall
 }
 
 /// Leaves namespaces of the parent.
-pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: the hazard is UnshareFlags::FILES with several threads; this process has one, and no caller passes it.
     Ok(unsafe { unshare_unsafe(flags) }?)
 }
 
 /// Ends a child at once, without running the parent's exit handlers.
-pub(crate) fn exit_now(code: i32) -> ! {
+pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
-/// Puts `fds[i]` at descriptor `i`, and marks all others to be closed on execution. For a child only, before it
-/// executes: afterwards no other descriptor may be used, except to report a failure.
-pub(crate) fn place_descriptors(fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// Enters a network namespace.
+pub fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::thread::move_into_link_name_space(
+        namespace,
+        Some(rustix::thread::LinkNameSpaceType::Network),
+    )?)
+}
+
+/// Real, effective and saved uid and gid.
+pub fn all_ids() -> io::Result<([u32; 3], [u32; 3])> {
+    let (mut uids, mut gids) = ([0; 3], [0; 3]);
+    // SAFETY: both calls write three numbers through pointers into arrays on this stack.
+    let done = unsafe {
+        libc::getresuid(&raw mut uids[0], &raw mut uids[1], &raw mut uids[2])
+            | libc::getresgid(&raw mut gids[0], &raw mut gids[1], &raw mut gids[2])
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok((uids, gids)) }
+}
+
+/// The Landlock version of this kernel; nothing when it has none or does not use it.
+pub fn landlock_version() -> Option<u32> {
+    const CREATE_RULESET_VERSION: u32 = 1;
+    // SAFETY: with this flag the call takes no pointer and answers a number.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            CREATE_RULESET_VERSION,
+        )
+    };
+    u32::try_from(version).ok().filter(|v| *v > 0)
+}
+
+/// Whether a call answers EPERM or EACCES here: for reading back a filter. `socket` makes nothing when it is refused.
+pub fn socket_is_refused() -> bool {
+    // SAFETY: plain numbers; a descriptor that comes of it after all is closed.
+    unsafe {
+        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if fd >= 0 {
+            libc::close(fd);
+        }
+        fd < 0 && [Some(libc::EPERM), Some(libc::EACCES)].contains(&io::Error::last_os_error().raw_os_error())
+    }
+}
+
+/// Puts `fds[i]` at descriptor `i`; all others are closed, now or by the execution that follows. For a child only:
+/// afterwards no other descriptor may be used, except, before the execution, to report a failure.
+pub fn place_descriptors(fds: &[BorrowedFd<'_>], close_now: bool) -> io::Result<()> {
     let count = RawFd::try_from(fds.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     // First away from the low numbers, so that no source is overwritten before it is copied.
     let mut high = Vec::with_capacity(fds.len());
@@ -87,15 +142,16 @@ pub(crate) fn place_descriptors(fds: &[BorrowedFd<'_>]) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: only flags descriptors of this child; they are closed when it executes.
-    let done = unsafe {
-        libc::syscall(libc::SYS_close_range, count.cast_unsigned(), u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
+    let how = if close_now { 0 } else { libc::CLOSE_RANGE_CLOEXEC };
+    // SAFETY: descriptors of this child alone. Values in its copy of the parent's memory that own one are never dropped:
+    // the child leaves by execution or _exit (the contract above).
+    let done = unsafe { libc::syscall(libc::SYS_close_range, count.cast_unsigned(), u32::MAX, how) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Takes a descriptor that the parent put at this number before executing this binary.
-pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+/// Takes a descriptor that the parent put at this number before executing this binary, or before this child was forked
+/// ([`place_descriptors`] with closing).
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl may be asked about any number; it fails when nothing is open there.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
@@ -106,7 +162,7 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// A descriptor that becomes readable when a child ends or the process is asked to stop; those signals are blocked.
-pub(crate) fn signal_descriptor() -> io::Result<OwnedFd> {
+pub fn signal_descriptor() -> io::Result<OwnedFd> {
     // SAFETY: sigemptyset and sigaddset initialise and fill a set on this stack; sigprocmask and signalfd read it.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -122,12 +178,19 @@ pub(crate) fn signal_descriptor() -> io::Result<OwnedFd> {
     }
 }
 
-/// Undoes [`signal_descriptor`] and what a shell in the background left ignored. For a child only, before it executes.
-pub(crate) fn default_signals() -> io::Result<()> {
-    // SAFETY: sigemptyset fills a set on this stack and sigprocmask reads it; SIG_DFL is a valid disposition for each.
+/// Undoes [`signal_descriptor`] and what a shell in the background left ignored. For a child only. The first process of a
+/// namespace is spared by the kernel from every signal that it does not handle, so there requests to stop get a handler
+/// (`first`), set before those that came meanwhile are let in.
+pub fn take_back_signals(first: bool) -> io::Result<()> {
+    extern "C" fn end(signal: libc::c_int) {
+        exit_now(128 + signal)
+    }
+    let handler = if first { end as extern "C" fn(libc::c_int) as libc::sighandler_t } else { libc::SIG_DFL };
+    // SAFETY: sigemptyset fills a set on this stack and sigprocmask reads it. SIG_DFL is a valid disposition for each, and
+    // `end` has a handler's signature and only calls _exit, which may be called at any point of the interrupted code.
     unsafe {
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-            if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
+            if libc::signal(signal, handler) == libc::SIG_ERR {
                 return Err(io::Error::last_os_error());
             }
         }
@@ -139,7 +202,7 @@ pub(crate) fn default_signals() -> io::Result<()> {
 }
 
 /// The numbers of the signals that wait on a signal descriptor.
-pub(crate) fn read_signals(fd: &OwnedFd) -> Vec<i32> {
+pub fn read_signals(fd: &OwnedFd) -> Vec<i32> {
     const SIZE: usize = size_of::<libc::signalfd_siginfo>();
     let mut all = Vec::new();
     let mut buffer = [0_u8; SIZE];
@@ -163,7 +226,7 @@ mod tests {
         let null = std::fs::File::open("/dev/null").unwrap();
         let child = spawn(None, || {
             let fds = [null.as_fd(), write.as_fd(), null.as_fd()];
-            if place_descriptors(&fds).is_err() {
+            if place_descriptors(&fds, false).is_err() {
                 exit_now(1);
             }
             let e =

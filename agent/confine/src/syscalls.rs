@@ -1,0 +1,250 @@
+//! The system calls that the engine makes for a guest, and no others, by seccomp.
+//!
+//! How the list was measured: every program of the runner's tests, the example apps and the WASI conformance programs ran
+//! in a container under a filter that only logs, and `strace -f -c` ran beside it; what the engine's sources call for a
+//! WASI function that no program used (links, times, allocation) was added from there. A call on neither list ends the
+//! process. Calls that libraries make to look around, and sockets without their grant, are refused quietly instead:
+//! a guest that asks for one is told no and goes on.
+
+use super::{StepError, at, process};
+use rustix::io::Errno;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition as Condition,
+    SeccompFilter, SeccompRule, TargetArch, apply_filter,
+};
+use std::collections::BTreeMap;
+use std::io;
+
+/// Memory, time, threads' own affairs and the end.
+const PROCESS: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_getres,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_gettimeofday,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_nanosleep,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+];
+
+/// Files and folders by descriptor: Landlock and the mounts say which.
+const FILES: &[i64] = &[
+    libc::SYS_close,
+    libc::SYS_copy_file_range,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_fadvise64,
+    libc::SYS_fallocate,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_getcwd,
+    libc::SYS_getdents64,
+    libc::SYS_linkat,
+    libc::SYS_lseek,
+    libc::SYS_mkdirat,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_readv,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_statx,
+    libc::SYS_symlinkat,
+    libc::SYS_unlinkat,
+    libc::SYS_utimensat,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// Waiting for descriptors and clocks.
+const WAITING: &[i64] = &[
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_ppoll,
+    libc::SYS_pselect6,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+];
+
+/// Sockets that exist already, and what belongs to them; new ones by [`socket`].
+const SOCKETS: &[i64] = &[
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_listen,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+];
+
+/// Refused with EPERM rather than by death: libraries ask these to look around, and cope.
+const QUIET: &[i64] = &[
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getppid,
+    libc::SYS_getrusage,
+    libc::SYS_getuid,
+    libc::SYS_ioctl,
+    libc::SYS_prctl,
+    libc::SYS_prlimit64,
+    libc::SYS_rseq,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_set_robust_list,
+    libc::SYS_sysinfo,
+    libc::SYS_uname,
+];
+
+/// What only this architecture still has.
+#[cfg(target_arch = "x86_64")]
+const OLD_FILES: &[i64] = &[
+    libc::SYS_epoll_wait,
+    libc::SYS_lstat,
+    libc::SYS_mkdir,
+    libc::SYS_open,
+    libc::SYS_poll,
+    libc::SYS_readlink,
+    libc::SYS_select,
+    libc::SYS_stat,
+    libc::SYS_time,
+];
+#[cfg(target_arch = "x86_64")]
+const OLD_QUIET: &[i64] = &[libc::SYS_access, libc::SYS_arch_prctl];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_FILES: &[i64] = &[];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_QUIET: &[i64] = &[];
+
+/// The filters, made once and applied in each child.
+#[derive(Debug)]
+pub struct Filter {
+    alone: [BpfProgram; 2],
+    sockets: [BpfProgram; 2],
+    no_new_code: BpfProgram,
+}
+
+/// seccomp(2).
+const SET_MODE_FILTER: u64 = 1;
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn error(e: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::other(e)
+}
+
+fn compile(rules: Rules, otherwise: SeccompAction, on_match: SeccompAction) -> io::Result<BpfProgram> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(error)?;
+    let filter = SeccompFilter::new(rules, otherwise, on_match, arch).map_err(error)?;
+    filter.try_into().map_err(error)
+}
+
+/// An Internet socket, streams or datagrams.
+fn socket() -> io::Result<Vec<SeccompRule>> {
+    let one = |family: i32, kind: i32| {
+        let family = Condition::new(0, Len::Dword, Op::Eq, family.cast_unsigned().into()).map_err(error)?;
+        // The low bits are the kind; the flags above them are harmless.
+        let kind =
+            Condition::new(1, Len::Dword, Op::MaskedEq(0xf), kind.cast_unsigned().into()).map_err(error)?;
+        SeccompRule::new(vec![family, kind]).map_err(error)
+    };
+    [libc::AF_INET, libc::AF_INET6]
+        .into_iter()
+        .flat_map(|family| [libc::SOCK_STREAM, libc::SOCK_DGRAM].map(|kind| one(family, kind)))
+        .collect()
+}
+
+/// A call whose first argument is this, or anything else.
+fn only(first: u64, op: Op) -> io::Result<Vec<SeccompRule>> {
+    let condition = Condition::new(0, Len::Dword, op, first).map_err(error)?;
+    Ok(vec![SeccompRule::new(vec![condition]).map_err(error)?])
+}
+
+/// Mapping or marking memory as code.
+fn code() -> io::Result<Vec<SeccompRule>> {
+    const EXEC: u64 = libc::PROT_EXEC as u64;
+    let condition = Condition::new(2, Len::Dword, Op::MaskedEq(EXEC), EXEC).map_err(error)?;
+    Ok(vec![SeccompRule::new(vec![condition]).map_err(error)?])
+}
+
+impl Filter {
+    /// Makes the filters for this architecture.
+    pub fn new() -> io::Result<Self> {
+        let set = |sockets: bool| -> io::Result<[BpfProgram; 2]> {
+            let lists = [PROCESS, FILES, WAITING, OLD_FILES, QUIET, OLD_QUIET];
+            let mut allowed: Rules = lists.iter().flat_map(|l| l.iter()).map(|n| (*n, Vec::new())).collect();
+            let mut quiet: Rules = QUIET.iter().chain(OLD_QUIET).map(|n| (*n, Vec::new())).collect();
+            allowed.extend(SOCKETS.iter().map(|n| (*n, Vec::new())));
+            allowed.insert(libc::SYS_socket, if sockets { socket()? } else { Vec::new() });
+            // Further filters may be set: they can only take away.
+            allowed.insert(libc::SYS_seccomp, only(SET_MODE_FILTER, Op::Eq)?);
+            quiet.insert(libc::SYS_prctl, only(libc::PR_SET_NO_NEW_PRIVS.cast_unsigned().into(), Op::Ne)?);
+            if !sockets {
+                quiet.extend(SOCKETS.iter().chain(&[libc::SYS_socket]).map(|n| (*n, Vec::new())));
+            }
+            let eperm = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+            Ok([
+                compile(allowed, SeccompAction::KillProcess, SeccompAction::Allow)?,
+                // The stricter of the two answers counts.
+                compile(quiet, SeccompAction::Allow, eperm)?,
+            ])
+        };
+        let exec = Rules::from([(libc::SYS_mmap, code()?), (libc::SYS_mprotect, code()?)]);
+        Ok(Self {
+            alone: set(false)?,
+            sockets: set(true)?,
+            no_new_code: compile(exec, SeccompAction::Allow, SeccompAction::KillProcess)?,
+        })
+    }
+
+    /// Applies the one for a container with or without sockets, and makes sure that it is there.
+    pub(crate) fn apply(&self, sockets: bool) -> Result<(), StepError> {
+        let [allowed, quiet] = if sockets { &self.sockets } else { &self.alone };
+        for program in [allowed, quiet] {
+            apply_filter(program).map_err(|e| at("filter system calls")(error(e)))?;
+        }
+        if process::socket_is_refused() {
+            Ok(())
+        } else {
+            Err(at("filter system calls")(io::Error::from(Errno::PROTO)))
+        }
+    }
+}
+
+/// From here on no memory becomes code: for when a guest's own has been mapped.
+pub fn no_new_code(filter: &Filter) -> io::Result<()> {
+    apply_filter(&filter.no_new_code).map_err(error)
+}
