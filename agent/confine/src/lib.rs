@@ -3,6 +3,7 @@
 //! Guard's jobs and the containers that the zygote forks go through the same steps. Never decides: paths, ids, limits
 //! and grants come checked from supervise. Nothing here reads a byte that a guest, an image or the network made.
 
+mod container;
 mod folders;
 mod kernel;
 mod privileges;
@@ -20,6 +21,7 @@ use std::io::{self, Write as _};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+pub use container::container;
 pub use folders::Grant;
 pub use kernel::{Feature, missing};
 pub use privileges::{drop_privileges, keep_in_bounding_set};
@@ -69,7 +71,7 @@ pub enum Others {
 #[derive(Debug)]
 pub struct Walls<'a> {
     /// The folders and files that it was granted, as it sees them.
-    pub grants: &'a [Grant],
+    pub grants: Vec<Grant>,
     /// Whether sockets were granted.
     pub sockets: bool,
     /// The system calls that its engine makes.
@@ -131,7 +133,7 @@ pub fn enter(plan: &mut Plan<'_>) -> Result<(), StepError> {
     let Some(walls) = &plan.walls else { return Ok(()) };
     privileges::hide_memory().map_err(at("make the process undumpable"))?;
     // 7. Folders and ports, by Landlock as far as this kernel has it.
-    folders::restrict(walls.grants, walls.sockets)?;
+    folders::restrict(&walls.grants, walls.sockets)?;
     // 8. All of it read back, while the calls for that are still allowed.
     readback::check(plan, walls)?;
     // 9. System calls, last of all.
