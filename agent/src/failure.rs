@@ -117,6 +117,11 @@ fn hints(error: &anyhow::Error) -> Vec<String> {
     out
 }
 
+/// What to do about it, if anything is known.
+pub(crate) fn first_hint(error: &anyhow::Error) -> Option<String> {
+    hints(error).into_iter().next()
+}
+
 /// Prints the chain once, then the hints, and gives the exit code.
 pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let kind = kind(error);

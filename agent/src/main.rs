@@ -49,18 +49,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Enroll { file, name, output } => enroll::run(file, &layout, name.as_deref(), output.json()),
         Command::Run => daemon::run(&layout),
         Command::Status { output } => local::status(&layout, output.json()),
-        Command::Ps { all, output } => local::ps(&layout, *all, output.json()),
-        Command::Logs { deployment, container, follow, tail, timestamps, output } => {
-            let wanted = local::LogsWanted {
-                deployment,
-                container: container.as_deref(),
-                follow: *follow,
-                tail: *tail,
-                timestamps: *timestamps,
-                json: output.json(),
-            };
-            local::logs(&layout, &wanted)
-        }
+        Command::Cri(verb) => local::cri(&layout, verb),
         Command::Doctor { output } => local::doctor(&layout, output.json()),
         #[cfg(feature = "failpoints")]
         Command::Points => {

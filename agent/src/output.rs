@@ -16,6 +16,11 @@ pub(crate) fn bytes(bytes: &[u8]) -> std::io::Result<()> {
     out.flush()
 }
 
+/// What a container wrote on its standard error.
+pub(crate) fn error_bytes(bytes: &[u8]) -> std::io::Result<()> {
+    std::io::stderr().lock().write_all(bytes)
+}
+
 /// A result, as JSON.
 pub(crate) fn json(value: &serde_json::Value) {
     line(&serde_json::to_string_pretty(value).unwrap_or_default());

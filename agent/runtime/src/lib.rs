@@ -22,3 +22,4 @@ pub use named::{PinnedImage, canonical, full};
 pub use service::{
     AdmittedPod, ContainerRecord, CriService, OpenFile, PAGES, PodRecord, Records, RuntimeService, Seen,
 };
+pub use shoal_ipc::Cause;

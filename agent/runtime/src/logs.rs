@@ -76,8 +76,21 @@ fn parts(dir: &Path) -> io::Result<Vec<Part>> {
 /// Up to `lines` last lines of a container's log over all attempts that are kept, oldest first, and the place behind them.
 /// A folder that is not there has no lines.
 pub fn tail(dir: &Path, lines: usize) -> io::Result<(Vec<Vec<u8>>, Position)> {
+    tail_where(dir, lines, |_| true)
+}
+
+/// The same of one attempt alone.
+pub fn tail_of(dir: &Path, attempt: u64, lines: usize) -> io::Result<(Vec<Vec<u8>>, Position)> {
+    tail_where(dir, lines, |p| p.attempt == attempt)
+}
+
+fn tail_where(
+    dir: &Path,
+    lines: usize,
+    wanted: impl Fn(&Part) -> bool,
+) -> io::Result<(Vec<Vec<u8>>, Position)> {
     let parts = match parts(dir) {
-        Ok(p) => p,
+        Ok(p) => p.into_iter().filter(wanted).collect(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(e),
     };

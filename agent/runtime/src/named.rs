@@ -126,6 +126,12 @@ impl ImageService {
         Ok(names)
     }
 
+    /// Copies an image from another store and names it.
+    pub fn copy_from(&self, from: &shoal_image::Store, manifest: &Digest, name: &str) -> Result<()> {
+        let image = shoal_image::copy(from, &self.store, manifest).map_err(failed(name))?;
+        shoal_image::tag(&self.store, name, &image.manifest).map_err(failed(name))
+    }
+
     /// Manifests that have a name here.
     pub(crate) fn tagged(&self) -> Result<BTreeSet<Digest>> {
         let tags = shoal_image::tags(&self.store).map_err(failed("list"))?;

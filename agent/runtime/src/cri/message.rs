@@ -187,3 +187,13 @@ messages! {
         runtime_api_version: String,
     }
 }
+
+/// CRI `Version`.
+pub fn version() -> VersionResponse {
+    VersionResponse {
+        version: "0.1.0".to_owned(),
+        runtime_name: "shoal".to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_api_version: "v1".to_owned(),
+    }
+}

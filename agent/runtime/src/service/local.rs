@@ -41,19 +41,28 @@ fn now() -> u64 {
 pub struct CriService {
     runtime: RuntimeService,
     records: Option<Records>,
+    /// Records that were read before, by somebody who may.
+    snapshot: Vec<PodRecord>,
     admitted: Vec<AdmittedPod>,
 }
 
 impl CriService {
     /// To look only: what supervise has, and what the caller knows of signed pods.
     pub fn viewer(guard: Guard, admitted: Vec<AdmittedPod>) -> Self {
-        Self { runtime: RuntimeService::new(guard), records: None, admitted }
+        Self { runtime: RuntimeService::new(guard), records: None, snapshot: Vec::new(), admitted }
     }
 
     /// With uid 0's own pods too.
     #[must_use]
     pub fn with_records(mut self, records: Records) -> Self {
         self.records = Some(records);
+        self
+    }
+
+    /// With uid 0's own pods as they were read, to look at.
+    #[must_use]
+    pub fn with_snapshot(mut self, pods: Vec<PodRecord>) -> Self {
+        self.snapshot = pods;
         self
     }
 
@@ -74,17 +83,7 @@ impl CriService {
     }
 
     fn pods(&self) -> Result<Vec<PodRecord>> {
-        self.records.as_ref().map_or_else(|| Ok(Vec::new()), Records::all)
-    }
-
-    /// CRI `Version`.
-    pub fn version(&self) -> message::VersionResponse {
-        message::VersionResponse {
-            version: "0.1.0".to_owned(),
-            runtime_name: "shoal".to_owned(),
-            runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
-            runtime_api_version: "v1".to_owned(),
-        }
+        self.records.as_ref().map_or_else(|| Ok(self.snapshot.clone()), Records::all)
     }
 
     /// CRI `RunPodSandbox`: `not_admitted` unless the device's policy says `local_unsigned`.

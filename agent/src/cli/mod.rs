@@ -1,5 +1,7 @@
 //! The command line: what can be asked, in words. Parsing only; doing comes later.
 
+pub(crate) mod cri;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -10,7 +12,9 @@ use std::path::PathBuf;
     version,
     about = "Runs signed WebAssembly deployments on this device",
     after_help = "Exit codes: 0 done, 1 failure, 2 usage, 3 refused, 4 unavailable (try again later).\n\n\
-Examples:\n  shoal-agent enroll join.txt\n  shoal-agent run\n  shoal-agent status\n  shoal-agent logs -f sensor"
+Examples:\n  shoal-agent enroll join.txt\n  shoal-agent run\n  shoal-agent status\n  shoal-agent logs -f sensor\n\n\
+Unsigned containers of this device's owner, in crictl's words:\n  shoal-agent pull | load | images | inspecti | rmi | imagefsinfo\n  \
+shoal-agent runp | pods | inspectp | stopp | rmp\n  shoal-agent create | start | ps | logs | stats | inspect | stop | rm\n  shoal-agent info | version"
 )]
 pub(crate) struct Cli {
     /// Everything of this device is below this folder.
@@ -49,11 +53,22 @@ pub(crate) enum Format {
     Json,
 }
 
+/// How the device's own containers are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CriOutput {
+    /// For people.
+    Table,
+    /// CRI v1's messages.
+    Json,
+    /// The same.
+    Yaml,
+}
+
 /// Shared by commands that print data.
 #[derive(Debug, Args)]
 pub(crate) struct Output {
     /// How results look.
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
     pub output: Format,
 }
 
@@ -97,40 +112,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// List containers that run; with -a also those that ended.
-    #[command(after_help = "Examples:\n  shoal-agent ps\n  shoal-agent ps -a --output json")]
-    Ps {
-        /// Also those that ended.
-        #[arg(short, long)]
-        all: bool,
-        /// How to print.
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Print the log of a deployment's containers.
-    #[command(
-        after_help = "Examples:\n  shoal-agent logs sensor\n  shoal-agent logs -f --tail 20 --container main sensor"
-    )]
-    Logs {
-        /// The deployment's name.
-        #[arg(value_name = "DEPLOYMENT")]
-        deployment: String,
-        /// Only this container.
-        #[arg(short, long)]
-        container: Option<String>,
-        /// Go on printing what is appended.
-        #[arg(short, long)]
-        follow: bool,
-        /// How many of the last lines.
-        #[arg(long, value_name = "LINES", default_value_t = 200)]
-        tail: usize,
-        /// With the time and stream of each line.
-        #[arg(short, long)]
-        timestamps: bool,
-        /// How to print; JSON is one object a line.
-        #[command(flatten)]
-        output: Output,
-    },
+    /// The device's own containers.
+    #[command(flatten)]
+    Cri(cri::Verb),
     /// Check kernel, cgroups, disk, clock, guard and the way to the controller.
     #[command(after_help = "Examples:\n  shoal-agent doctor\n  shoal-agent doctor --output json")]
     Doctor {
@@ -148,11 +132,8 @@ impl Command {
     /// Whether errors are to be printed as JSON.
     pub(crate) fn json(&self) -> bool {
         match self {
-            Self::Enroll { output, .. }
-            | Self::Status { output }
-            | Self::Ps { output, .. }
-            | Self::Logs { output, .. }
-            | Self::Doctor { output } => output.json(),
+            Self::Enroll { output, .. } | Self::Status { output } | Self::Doctor { output } => output.json(),
+            Self::Cri(verb) => verb.json(),
             Self::Run => false,
             #[cfg(feature = "failpoints")]
             Self::Points => false,
