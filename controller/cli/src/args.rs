@@ -1,9 +1,11 @@
 //! The command line: every command, flag and example. Parsing validates; doing comes later.
 
 mod apply;
+mod run;
 mod setup;
 
 pub(crate) use apply::{Apply, Diff, Source};
+pub(crate) use run::{Keeper, Run};
 pub(crate) use setup::{
     ImageCommand, ImageImport, Keys, Login, Token, TokenCreate, TrustCommand, TrustInit, TrustShow,
 };
@@ -25,6 +27,7 @@ Start here:
   shoal login https://HOST:8443 --token TOKEN --ca-fingerprint sha256:…
   shoal trust init                             # makes keys, founds the fleet
   shoal token create --labels site=north -o join.shoal   # then on the device: shoal-agent enroll join.shoal
+  shoal run app.wasm                           # tries it here
   shoal image import app.wasm app:1.0
   shoal apply -f app.yaml --wait
   shoal get pods
@@ -66,6 +69,11 @@ pub(crate) enum Command {
     Apply(Apply),
     /// Show what a file would change, without signing anything.
     Diff(Diff),
+    /// Run a module on this machine, behind the walls and limits of a device.
+    Run(Run),
+    /// Tidies up after `run`; started by it only.
+    #[command(hide = true)]
+    RunKeeper(Keeper),
     /// List devices, deployments or pods.
     Get(Get),
     /// Show all about one device, deployment or pod.

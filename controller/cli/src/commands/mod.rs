@@ -9,6 +9,7 @@ mod login;
 mod logs;
 mod order;
 mod rollout;
+mod run;
 mod show;
 mod source;
 mod token;
@@ -63,6 +64,9 @@ impl Session {
 
 /// Runs one command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
+    if let Command::RunKeeper(a) = &cli.command {
+        return run::keep(a);
+    }
     let home = Home::find()?;
     let open = |home: Home| Session::open(home, cli.context.as_deref());
     match cli.command {
@@ -72,6 +76,9 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Image(a) => image::run(&home, cli.context.as_deref(), &a),
         Command::Apply(a) => apply::run(&home, cli.context.as_deref(), &a),
         Command::Diff(a) => apply::diff(&home, cli.context.as_deref(), &a),
+        Command::Run(a) => run::run(&home, &a),
+        // Done above.
+        Command::RunKeeper(_) => Ok(()),
         Command::Get(a) => get::run(&open(home)?, &a),
         Command::Describe(a) => describe::run(&open(home)?, &a),
         Command::Logs(a) => logs::run(&open(home)?, &a),
