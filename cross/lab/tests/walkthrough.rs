@@ -273,3 +273,53 @@ fn a_local_container_is_followed_stopped_and_its_pod_removed_by_force() {
     shell.run("shoal-agent rmp -f $POD");
     assert_eq!(shell.run("shoal-agent pods -q").trim(), "");
 }
+
+#[test]
+fn the_controller_is_told_that_something_unsigned_runs_and_touches_none_of_it() {
+    if needs_root("the_controller_is_told_that_something_unsigned_runs_and_touches_none_of_it") {
+        return;
+    }
+    let mut fleet = fleet_with(1);
+    fleet.file("spin.wasm", wat::parse_str(SPINS).unwrap());
+    fleet.file("pod.json", r#"{"metadata": {"name": "p"}}"#);
+    fleet.file(
+        "spin.json",
+        r#"{"metadata": {"name": "spin"}, "image": {"image": "spin:1"},
+            "linux": {"resources": {"cpu_quota": 10000, "cpu_period": 100000}}}"#,
+    );
+    let path = |name: &str| utf8(&fleet.dir.path().join(name)).to_owned();
+    let (module, pod, container) = (path("spin.wasm"), path("pod.json"), path("spin.json"));
+    let device = &mut fleet.lab.devices[0];
+    let policy = device.root.join("etc/shoal/policy.toml");
+    let text = std::fs::read_to_string(&policy).unwrap();
+    std::fs::write(&policy, format!("{text}local_unsigned = true\n")).unwrap();
+    device.guard().unwrap().terminate(LONG);
+    device.start_guard().unwrap();
+    let run = |args: &[&str]| device.cli(args).unwrap().ok().unwrap().trim().to_owned();
+    run(&["load", &module, "spin:1"]);
+    let pod_id = run(&["runp", &pod]);
+    let id = run(&["create", &pod_id, &container, &pod]);
+    run(&["start", &id]);
+    let conditions = || {
+        let devices = fleet.lab.operator.json(&["get", "devices"]).unwrap();
+        let id = devices["devices"][0]["id"].as_str().unwrap().to_owned();
+        fleet.lab.operator.json(&["describe", "device", &id]).unwrap()
+    };
+    wait_until("the condition at the controller", LONG, || {
+        Ok(conditions().to_string().contains("local_unsigned").then_some(()))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{:#}\n{}", conditions(), fleet.outputs()));
+    // A signed deployment comes and goes beside it.
+    fleet.import_wat("guest:1", SLEEPS);
+    fleet.apply(&manifest("signed", "guest:1", "Always", ""));
+    fleet.wait_running("signed", 1);
+    let ps: serde_json::Value = fleet.lab.devices[0].cli(&["ps", "-o", "json"]).unwrap().json().unwrap();
+    let rows = ps["containers"].as_array().unwrap();
+    let local = |row: &&serde_json::Value| row["shoal"]["local"] == true;
+    assert_eq!((rows.len(), rows.iter().filter(local).count()), (2, 1), "{ps:#}");
+    let signed = rows.iter().find(|r| !local(r)).unwrap();
+    assert_eq!((&signed["image"]["image"], &signed["shoal"]["pod"]), (&"guest:1".into(), &"signed".into()));
+    let stop = fleet.lab.devices[0].cli(&["stop", signed["id"].as_str().unwrap()]).unwrap();
+    assert!(stop.code != Some(0) && stop.stderr.contains("signed deployment"), "{}", stop.stderr);
+    fleet.lab.devices[0].cli(&["rmp", "-f", &pod_id]).unwrap().ok().unwrap();
+}
