@@ -181,9 +181,17 @@ fn supervise(f: &FeatureSet) -> Vec<Check> {
             "engine",
             State::Warn,
             format!("WasmEdge {} without its compiler", f.engine),
-            "new modules cannot be compiled here: install the compiler package",
+            "new modules cannot be compiled here: put the engine's folder `compile` beside its folder `run`",
         )
     });
+    if f.engine_mismatch {
+        out.push(bad(
+            "engine proof",
+            State::Failed,
+            "compiled and interpreted results differ on this CPU",
+            "nothing compiled runs: report the engine and CPU, and deploy with `engine: interpreter` meanwhile",
+        ));
+    }
     if f.unconfined {
         out.push(bad(
             "walls",

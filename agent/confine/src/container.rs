@@ -77,6 +77,8 @@ mod tests {
             preopens: vec![preopen("/", true), preopen("/data", false)],
             working_dir: "/".into(),
             wasm_pages: None,
+            interpreter: false,
+            entry: shoal_ipc::Entry::Start,
         };
         let launch = Launch {
             version: shoal_ipc::VERSION,

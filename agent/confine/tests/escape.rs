@@ -189,6 +189,8 @@ fn launch(outside: &Path) -> Launch {
             preopens: vec![preopen("/", true), preopen("/data", false)],
             working_dir: "/".into(),
             wasm_pages: None,
+            interpreter: false,
+            entry: shoal_ipc::Entry::Start,
         },
         jail: Some(Jail {
             mount_point: show(&outside.join("jail")),

@@ -96,6 +96,19 @@ pub struct ObservedPod {
     pub stopping: Option<Timestamp>,
     /// Whether supervise's folders and groups of it are gone.
     pub removed: bool,
+    /// How far its modules are while they are made ready; absent until supervise says.
+    pub preparing: Option<Preparing>,
+}
+
+/// How far a module is on its way to being ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preparing {
+    /// So many others are before it.
+    Queued(u32),
+    /// It is being compiled.
+    Compiling,
+    /// It is put together once, and its self-test runs.
+    Testing,
 }
 
 /// All that is known of the device.

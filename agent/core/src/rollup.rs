@@ -1,6 +1,6 @@
 //! From what is known of one revision to the status that is reported. Never decides anything.
 
-use crate::plan::{Activity, Desired, Observed, ObservedPod, Standing, waiting};
+use crate::plan::{Activity, Desired, Observed, ObservedPod, Preparing, Standing, waiting};
 use crate::record::{self, ContainerRecord, RunState, cause_code, is_success, policy};
 use shoal_protocol::ids::Timestamp;
 use shoal_protocol::v1::{Cause, ContainerStatus, Phase, PodStatus};
@@ -129,7 +129,14 @@ fn locate_unstaged(d: &Desired, pod: &ObservedPod, now: Timestamp) -> Where {
             Where::because(Phase::Failed, &f.code, &f.message, record.fetch_due(now))
         }
         (Activity::Compiling, _) => {
-            Where::because(Phase::Compiling, "compiling", "for this device's CPU", Some(deadline))
+            let (reason, message) = match pod.preparing {
+                Some(Preparing::Queued(ahead)) => {
+                    ("compile_queued", format!("{ahead} others are compiled before it"))
+                }
+                Some(Preparing::Testing) => ("testing", "put together once, and its self-test".to_owned()),
+                Some(Preparing::Compiling) | None => ("compiling", "for this device's CPU".to_owned()),
+            };
+            Where::because(Phase::Compiling, reason, message, Some(deadline))
         }
         (_, Some(f)) => Where::because(
             Phase::Pulling,

@@ -32,6 +32,7 @@ pub(crate) fn container(name: &str) -> Container {
         startup_probe: None,
         devices: vec![],
         capabilities: vec![],
+        self_test: None,
     }
 }
 
@@ -85,6 +86,7 @@ pub(crate) fn observed(d: &Desired) -> ObservedPod {
         activity: Activity::Idle,
         stopping: None,
         removed: false,
+        preparing: None,
     }
 }
 

@@ -43,6 +43,8 @@ fn container(name: &str, module: &[u8]) -> TicketContainer {
         mounts: vec![],
         readonly_rootfs: false,
         restart: Restart::Never,
+        interpreter: false,
+        self_test: None,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::types::{
     Applied, CompiledInfo, ContainerState, Digest, EnrollMaterial, FactList, FeatureSet, GuardStatus,
-    ModuleState, StatsInfo, TrustSummary,
+    ModuleState, PrepareStage, StatsInfo, TrustSummary,
 };
 use crate::{Connection, Error, Layout, MEMFD_MAX, Msg, Received, Ticket, read_sealed, sealed_memfd};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -356,6 +356,13 @@ pub enum Event {
         /// In words.
         detail: String,
     },
+    /// supervise: how far a module is on its way to one of the two above.
+    Preparing {
+        /// The module.
+        module: Digest,
+        /// How far.
+        stage: PrepareStage,
+    },
     /// supervise: a container's process is gone.
     Ended(Box<ContainerState>),
     /// supervise: a container counts as healthy.
@@ -423,6 +430,7 @@ fn event(msg: Msg) -> Result<Event, Error> {
         Msg::Changed {} => Ok(Event::Changed),
         Msg::Compiled { module, info } => Ok(Event::Compiled { module, info }),
         Msg::CompileFailed { module, code, detail } => Ok(Event::CompileFailed { module, code, detail }),
+        Msg::Preparing { module, stage } => Ok(Event::Preparing { module, stage }),
         Msg::Ended { state } => Ok(Event::Ended(Box::new(state))),
         Msg::Healthy { ticket, container, attempt } => Ok(Event::Healthy { ticket, container, attempt }),
         other => unexpected(&other),

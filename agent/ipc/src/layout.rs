@@ -50,6 +50,8 @@ impl Layout {
         modules = "var/lib/shoal/supervise/modules";
         /// Other files of images, by digest.
         files = "var/lib/shoal/supervise/files";
+        /// Whether the engine proved itself on this CPU.
+        proof = "var/lib/shoal/supervise/cache/engine.proof";
         /// Compiled code.
         cache = "var/lib/shoal/supervise/cache";
         /// One folder a container, with its record.

@@ -24,7 +24,8 @@ pub use layout::{EngineDirs, Layout};
 pub use memfd::{AREA_SIZE, MEMFD_MAX, answer_area, read_area, read_sealed, sealed_memfd};
 pub use message::Msg;
 pub use runner::{
-    Bind, CompileResult, EndRecord, ExitFact, ImageFile, Jail, Launch, NetworkPlace, Preopen, Rootfs, Spec,
+    Bind, CompileResult, EndRecord, Entry, ExitFact, ImageFile, Jail, Launch, Needs, NetworkPlace, Preopen,
+    ProofRecord, Rootfs, Spec,
 };
 pub use ticket::{
     EnvVar, Limits, Restart, TICKET_MAX, Ticket, TicketContainer, TicketFile, TicketMount, TicketVolume,
@@ -32,8 +33,8 @@ pub use ticket::{
 };
 pub use types::{
     Applied, Cause, CompiledInfo, ContainerState, DeviceInfo, Digest, EnrollMaterial, FactEvent, FactList,
-    FeatureSet, GuardStatus, HeldRevision, HeldRole, ModuleState, RefusalCount, SignedFact, SnapshotInfo,
-    StatsInfo, TrustSummary,
+    FeatureSet, GuardStatus, HeldRevision, HeldRole, ModuleState, PrepareStage, RefusalCount, SignedFact,
+    SnapshotInfo, StatsInfo, TrustSummary,
 };
 pub use wire::{Field, Reader, Writer, decode, encode};
 

@@ -1,7 +1,8 @@
 //! The message table: every message, its tag, how many descriptors it carries, and its fields in order.
 
 use crate::types::{
-    Applied, CompiledInfo, ContainerState, Digest, FactEvent, FeatureSet, GuardStatus, ModuleState, StatsInfo,
+    Applied, CompiledInfo, ContainerState, Digest, FactEvent, FeatureSet, GuardStatus, ModuleState,
+    PrepareStage, StatsInfo,
 };
 use crate::{Cause, Error, Field, MESSAGE_MAX, Reader, VERSION, Writer};
 
@@ -344,6 +345,13 @@ messages! {
         /// Index in the ticket.
         container: u16,
     }
+    /// Event: how far a module is that `Compile` asked for.
+    Preparing = 85, 0 {
+        /// The module.
+        module: Digest,
+        /// How far.
+        stage: PrepareStage,
+    }
 
     /// supervise → log: the read ends of standard output and error of a container.
     Attach = 100, 2 {
@@ -470,6 +478,7 @@ impl Msg {
             Self::Changed {}
                 | Self::Compiled { .. }
                 | Self::CompileFailed { .. }
+                | Self::Preparing { .. }
                 | Self::Ended { .. }
                 | Self::Healthy { .. }
         )

@@ -3,8 +3,10 @@
 //! `shoal-runner zygote` gets a [`Launch`] (a sealed memfd) with each message of that name; the container that it forks
 //! writes exactly one [`EndRecord`] into its answer area, and the zygote leaves an [`ExitFact`] in the container's folder.
 //! `shoal-runner run` is one container without a zygote: a [`Spec`] as fd 3, an [`EndRecord`] to fd 4.
-//! `shoal-runner compile` gets the module as fd 3 (read only), its scratch folder as working directory, where it leaves
-//! `out.so`, and writes exactly one [`CompileResult`] to fd 4. Descriptor 4 is an answer area: a memfd of a fixed size
+//! `shoal-runner trial` is the same for a module's self-test.
+//! `shoal-runner compile` (or `strip`, for the interpreter) gets the module as fd 3 (read only), its scratch folder as
+//! working directory, where it leaves `out.so` (or `out.wasm`), and writes exactly one [`CompileResult`] to fd 4.
+//! `shoal-runner prove` gets nothing and writes one [`ProofRecord`]. Descriptor 4 is an answer area: a memfd of a fixed size
 //! that starts as zeros, so that it can neither block nor fill anything, and is read after the process is gone.
 
 use crate::wire::{layout, tagged};
@@ -38,6 +40,50 @@ layout! {
         pub working_dir: String,
         /// The guest's linear memory at most, pages of 64 KiB; absent is the engine's own maximum.
         pub wasm_pages: Option<u32>,
+        /// Whether `code` is a module for the interpreter, not native code.
+        pub interpreter: bool,
+        /// What of it is called.
+        pub entry: Entry,
+    }
+
+    /// What a module asks for, to be held against what a container is granted.
+    #[derive(Debug, Clone, PartialEq, Eq, Default)]
+    pub struct Needs {
+        /// Pages of 64 KiB that its memory begins with.
+        pub min_pages: u32,
+        /// The first function for network connections that it imports; absent when it imports none.
+        pub socket_import: Option<String>,
+    }
+}
+
+tagged! {
+    /// What of a module is called.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub enum Entry: "entry" {
+        /// The program: `_start`.
+        Start = 0,
+        /// No program: the module is only put together, and then its self-test is called if it has one.
+        Trial = 1 {
+            /// An exported function without parameters; it passes when it returns nothing or 0.
+            self_test: Option<String>,
+        },
+    }
+}
+
+tagged! {
+    /// Whether compiled and interpreted code of this engine agree on this CPU.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub enum ProofRecord: "proof record" {
+        /// In all calls.
+        Same = 1 {
+            /// How many.
+            calls: u32,
+        },
+        /// In one they do not, or there was nothing to compare.
+        Differs = 2 {
+            /// The call, and both results, at most 1 KiB.
+            detail: String,
+        },
     }
 }
 
@@ -211,6 +257,8 @@ tagged! {
             millis: u64,
             /// Bytes of the module without its custom sections.
             stripped_size: u64,
+            /// What it asks for.
+            needs: Needs,
         },
         /// There is no code.
         Failed = 2 {
@@ -255,6 +303,7 @@ transfer!(Launch, LAUNCH_MAX);
 transfer!(ExitFact, 2 * crate::AREA_SIZE);
 transfer!(EndRecord, ANSWER_MAX);
 transfer!(CompileResult, ANSWER_MAX);
+transfer!(ProofRecord, ANSWER_MAX);
 
 macro_rules! answer {
     ($t:ty) => {
@@ -272,6 +321,7 @@ macro_rules! answer {
 // Their tags begin at 1, so that zeros are no answer.
 answer!(EndRecord);
 answer!(CompileResult);
+answer!(ProofRecord);
 transfer!(crate::Ticket, crate::TICKET_MAX);
 transfer!(crate::TrustSummary, crate::MEMFD_MAX);
 transfer!(crate::FactList, crate::MEMFD_MAX);

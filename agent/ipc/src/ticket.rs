@@ -127,6 +127,10 @@ layout! {
         pub readonly_rootfs: bool,
         /// When it starts again.
         pub restart: Restart,
+        /// Whether the module is interpreted; else it is compiled.
+        pub interpreter: bool,
+        /// The export that must pass before the container is staged.
+        pub self_test: Option<String>,
     }
 
     /// A permission; a newer one of the same id replaces it.

@@ -121,6 +121,22 @@ tagged! {
     }
 }
 
+tagged! {
+    /// How far a module is on its way to being ready.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum PrepareStage: "prepare stage" {
+        /// Others are before it.
+        Queued = 0 {
+            /// How many.
+            ahead: u32,
+        },
+        /// It is being compiled, or stripped for the interpreter.
+        Compiling = 1,
+        /// It is put together once, and its self-test runs.
+        Testing = 2,
+    }
+}
+
 layout! {
     /// Limits as the kernel reports them after they were set; absent where none was asked for.
     #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -236,6 +252,8 @@ layout! {
         pub unconfined: bool,
         /// What cannot be enforced, in words.
         pub missing: Vec<String>,
+        /// Whether compiled and interpreted results differed here, so that nothing compiled runs.
+        pub engine_mismatch: bool,
     }
 
     /// The guard's own state, for `doctor`.

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use shoal_ipc::{
     Applied, Cause, CompiledInfo, ContainerState, Digest, EndRecord, EnvVar, Error, FactEvent, HeldRevision,
-    HeldRole, Limits, MESSAGE_MAX, ModuleState, Msg, Restart, StatsInfo, TICKET_MAX, Ticket, TicketContainer,
-    TicketFile, TicketMount, TicketVolume, TrustSummary, VolumeSource, decode, encode,
+    HeldRole, Limits, MESSAGE_MAX, ModuleState, Msg, PrepareStage, Restart, StatsInfo, TICKET_MAX, Ticket,
+    TicketContainer, TicketFile, TicketMount, TicketVolume, TrustSummary, VolumeSource, decode, encode,
 };
 
 const D: Digest = Digest([7; 32]);
@@ -63,6 +63,7 @@ fn messages() -> Vec<Msg> {
             missing_total: 900,
         },
         Msg::Compiled { module: D, info },
+        Msg::Preparing { module: D, stage: PrepareStage::Queued { ahead: 3 } },
         Msg::Start { ticket: D, container: 0, attempt: 1 },
         Msg::Stop { ticket: D, container: None, grace_ms: 1 },
         Msg::ContainerIs { state: state() },
@@ -104,6 +105,8 @@ fn ticket() -> Ticket {
             mounts: vec![TicketMount { volume: 1, path: "/data".into(), read_only: true }],
             readonly_rootfs: true,
             restart: Restart::OnFailure,
+            interpreter: true,
+            self_test: Some("check".into()),
         }],
     }
 }

@@ -22,9 +22,9 @@ pub(crate) fn line() -> String {
 
 /// Only the proposals that compiled code of this engine keeps within bounds. The same list as `shoal_image`'s; memory64
 /// above all is on by default, and its compiled code does not check bounds.
-pub(crate) fn config(max_pages: Option<u32>) -> WasmEdgeResult<Config> {
+pub(crate) fn config(mode: RunMode, max_pages: Option<u32>) -> WasmEdgeResult<Config> {
     let mut config = Config::create()?;
-    config.set_run_mode(RunMode::Aot);
+    config.set_run_mode(mode);
     for allow in [
         Config::mutable_globals,
         Config::non_trap_conversions,
@@ -67,7 +67,7 @@ const NOTHING: [u8; 13] = *b"\0asm\x01\0\0\0\x05\x03\x01\0\x01";
 
 /// Takes the engine through everything once that a container will need, so that it is in memory before the first fork.
 pub(crate) fn warm() -> WasmEdgeResult<()> {
-    let config = config(Some(1))?;
+    let config = config(RunMode::Aot, Some(1))?;
     let module = Loader::create(Some(&config))?.from_bytes(NOTHING)?;
     Validator::create(Some(&config))?.validate(&module)?;
     let (mut executor, mut store) = (Executor::create(Some(&config), None)?, Store::create()?);
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn m10_the_engine_itself_refuses_what_is_off_the_list() {
-        let config = config(Some(10)).unwrap();
+        let config = config(RunMode::Aot, Some(10)).unwrap();
         assert_eq!((config.get_run_mode(), config.get_max_memory_pages()), (RunMode::Aot, 10));
         watch_log();
         let takes = |text: &str| {

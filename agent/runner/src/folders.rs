@@ -87,6 +87,8 @@ mod tests {
             preopens: preopens.iter().map(preopen).collect(),
             working_dir: working_dir.into(),
             wasm_pages: None,
+            interpreter: false,
+            entry: shoal_ipc::Entry::Start,
         }
     }
 

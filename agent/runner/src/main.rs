@@ -7,17 +7,23 @@ mod child;
 mod compile;
 mod engine;
 mod folders;
+mod guest;
 mod handover;
+mod prove;
 mod run;
 mod zygote;
 
-use shoal_ipc::{CompileResult, EndRecord};
+use compile::Output;
+use shoal_ipc::{CompileResult, EndRecord, ProofRecord};
 use std::io::Write as _;
 
 const USAGE: &str = "shoal-runner is started by `shoal-guard supervise`, never by hand:
   shoal-runner zygote    descriptor 3: supervise, 4: a socket for the next one; forks containers (with the device's folder as argument)
   shoal-runner run       descriptor 3: what to run, 4: how it ended
   shoal-runner compile   descriptor 3: the module, 4: the result; writes out.so into the working directory
+  shoal-runner trial     as run, for a module's self-test
+  shoal-runner strip     the same for the interpreter; writes out.wasm
+  shoal-runner prove     descriptor 4: whether compiled and interpreted code agree; uses the working directory
   shoal-runner engine    one line that changes whenever compiled code must be made anew
   shoal-runner version";
 
@@ -32,8 +38,11 @@ fn main() {
             Ok(()) => 0,
             Err(e) => complain(&format!("the zygote ends: {e}"), 1),
         },
-        Some("run") => run_one(),
-        Some("compile") => compile_one(),
+        // A trial is told apart by what it is asked to call; its verb is for whoever looks at the processes.
+        Some("run" | "trial") => run_one(),
+        Some("compile") => compile_one(Output::Native),
+        Some("strip") => compile_one(Output::Stripped),
+        Some("prove") => prove(),
         Some("engine") => say(&engine::line()),
         Some("version" | "--version" | "-V") => {
             say(&format!("shoal-runner {} (WasmEdge {})", env!("CARGO_PKG_VERSION"), engine::version()))
@@ -65,9 +74,15 @@ fn exit_code(end: &EndRecord) -> i32 {
     }
 }
 
-fn compile_one() -> i32 {
+fn prove() -> i32 {
+    let record = prove::prove();
+    let code = i32::from(!matches!(record, ProofRecord::Same { .. }));
+    answer(&record.encode(), code)
+}
+
+fn compile_one(output: Output) -> i32 {
     let result = match handover::module() {
-        Ok(module) => compile::compile(&module),
+        Ok(module) => compile::compile(&module, output),
         Err(e) => return complain(&format!("cannot read the module: {e}"), 2),
     };
     let code = i32::from(!matches!(result, CompileResult::Done { .. }));

@@ -1,17 +1,17 @@
 //! One container, from compiled code to the one record of how it ended.
 
-use crate::{engine, folders};
+use crate::{engine, folders, guest};
 use shoal_ipc::{EndRecord, Spec};
 use wasmedge_sdk::error::{CoreError, WasmEdgeError};
 use wasmedge_sdk::wasi::WasiModule;
 use wasmedge_sdk::{ExternalInstanceType, WasmEdgeResult};
-use wasmedge_sys::{AsInstance as _, Executor, Loader, Module, Store, Validator};
+use wasmedge_sys::{Executor, Module, Store};
 
 /// Longest words in an answer.
 const MESSAGE: usize = 1024;
 
 /// What keeps a guest from running at all: a stable code, and words.
-struct NotRun(&'static str, String);
+pub(crate) struct NotRun(pub(crate) &'static str, pub(crate) String);
 
 /// Runs the guest to its end. `ready` is called between the loading of its code and its first instruction.
 pub(crate) fn run(spec: &Spec, ready: impl FnOnce() -> Result<(), String>) -> EndRecord {
@@ -30,14 +30,9 @@ fn try_run(spec: &Spec, ready: impl FnOnce() -> Result<(), String>) -> Result<En
     if spec.argv.iter().chain(&spec.env).any(|text| text.contains('\0')) {
         return Err(NotRun("malformed", "an argument or variable has a zero byte".to_owned()));
     }
-    let config = engine::config(spec.wasm_pages).map_err(|e| internal("configuring the engine", &e))?;
-    // Loads only native code, and only from here: the engine would open any ELF file that it is shown.
-    let unusable =
-        |e: Box<WasmEdgeError>| NotRun("cache_changed", format!("{} cannot be loaded: {e}", spec.code));
-    let loader = Loader::create(Some(&config)).map_err(unusable)?;
-    let module = loader.from_file(&spec.code).map_err(unusable)?;
-    let validator = Validator::create(Some(&config)).map_err(unusable)?;
-    validator.validate(&module).map_err(unusable)?;
+    let config = engine::config(guest::mode(spec), spec.wasm_pages)
+        .map_err(|e| internal("configuring the engine", &e))?;
+    let module = guest::load(spec, &config)?;
     check_memory(&module, spec.wasm_pages)?;
 
     let mut executor = Executor::create(Some(&config), None).map_err(|e| internal("the executor", &e))?;
@@ -57,10 +52,7 @@ fn try_run(spec: &Spec, ready: impl FnOnce() -> Result<(), String>) -> Result<En
         Ok(instance) => instance,
         Err(e) => return ended(Err(e), &wasi),
     };
-    let mut start = instance
-        .get_func_mut("_start")
-        .map_err(|_| NotRun("not_wasm", "the module exports no _start, so it is a library".to_owned()))?;
-    let end = executor.call_func(&mut start, []).map(drop);
+    let end = guest::call(&mut executor, &mut instance, &spec.entry)?;
     ended(end, &wasi)
 }
 
@@ -80,9 +72,11 @@ fn check_memory(module: &Module, limit: Option<u32>) -> Result<(), NotRun> {
 }
 
 /// How the guest ended, by the engine's answer.
-fn ended(answer: WasmEdgeResult<()>, wasi: &WasiModule) -> Result<EndRecord, NotRun> {
+fn ended(answer: WasmEdgeResult<u32>, wasi: &WasiModule) -> Result<EndRecord, NotRun> {
     match answer {
-        Ok(()) => Ok(EndRecord::Exit { code: wasi.exit_code() }),
+        // `_start` returns nothing; a self-test may return its own verdict.
+        Ok(0) => Ok(EndRecord::Exit { code: wasi.exit_code() }),
+        Ok(verdict) => Ok(EndRecord::Exit { code: verdict }),
         Err(e) => match *e {
             WasmEdgeError::Core(CoreError::Execution(_) | CoreError::Common(_))
                 if engine::memory_was_refused() =>

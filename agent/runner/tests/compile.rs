@@ -3,9 +3,9 @@
 
 mod support;
 
-use shoal_ipc::{CompileResult, EndRecord};
+use shoal_ipc::{CompileResult, EndRecord, Needs, ProofRecord};
 use std::fs;
-use support::{compile, run, spec};
+use support::{compile, prove, run, spec, strip};
 
 const EXIT_3: &str = r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
     (memory (export "memory") 1) (func (export "_start") (call $exit (i32.const 3))))"#;
@@ -78,11 +78,48 @@ fn m10_proposals_off_the_list_on_the_device_too() {
 }
 
 #[test]
-fn sockets_without_a_network_are_refused() {
-    let text = r#"(module (import "wasi_snapshot_preview1" "sock_open" (func (param i32 i32 i32) (result i32)))
-        (memory (export "memory") 1) (func (export "_start")))"#;
+fn c3_what_the_engine_does_not_give_is_refused_by_name() {
+    let text = r#"(module (import "env" "launch_rocket" (func)) (memory (export "memory") 1) (func (export "_start")))"#;
     let (code, detail) = refused(&wat::parse_str(text).unwrap());
-    assert!(code == "import_denied" && detail.contains("sock_open"), "{detail}");
+    assert!(code == "import_denied" && detail.contains("env.launch_rocket"), "{detail}");
+}
+
+#[test]
+fn what_must_be_granted_is_told() {
+    let text = r#"(module (import "wasi_snapshot_preview1" "sock_open" (func (param i32 i32 i32) (result i32)))
+        (memory (export "memory") 7) (func (export "_start")))"#;
+    for make in [compile, strip] {
+        let scratch = tempfile::tempdir().unwrap();
+        let result = make(&wat::parse_str(text).unwrap(), scratch.path());
+        let CompileResult::Done { needs, .. } = result else { panic!("{result:?}") };
+        assert_eq!(needs, Needs { min_pages: 7, socket_import: Some("sock_open".into()) });
+    }
+}
+
+#[test]
+fn m7_m8_m10_the_interpreter_is_shown_nothing_that_the_compiler_refuses() {
+    let scratch = tempfile::tempdir().unwrap();
+    compile(&wat::parse_str(EXIT_3).unwrap(), scratch.path());
+    let native = fs::read(scratch.path().join("out.so")).unwrap();
+    let memory64 = wat::parse_str(r#"(module (memory (export "memory") i64 1) (func (export "_start")))"#);
+    for (module, expected) in [
+        (fs::read("/bin/true").unwrap(), "not_wasm"),
+        (native, "aot_untrusted"),
+        (memory64.unwrap(), "unsupported_proposal"),
+    ] {
+        let result = strip(&module, scratch.path());
+        let CompileResult::Failed { code, .. } = result else { panic!("{result:?}") };
+        assert_eq!(code, expected);
+        assert!(!scratch.path().join("out.wasm").exists());
+    }
+}
+
+#[test]
+fn m11_this_engine_and_this_cpu_agree_on_the_whole_corpus() {
+    let scratch = tempfile::tempdir().unwrap();
+    let record = prove(scratch.path());
+    let ProofRecord::Same { calls } = record else { panic!("{record:?}") };
+    assert!(calls > 10_000, "{calls}");
 }
 
 #[test]

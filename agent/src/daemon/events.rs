@@ -69,7 +69,16 @@ impl Daemon {
                     self.world.note_compiled(pod, module, &info);
                 }
             }
+            GuardEvent::Said(Event::Preparing { module, stage }) => {
+                for pod in self.compiling(Digest(module.0)) {
+                    if let Some(observed) = self.world.observed.pods.get_mut(&pod) {
+                        observed.preparing = Some(world::preparing(stage));
+                    }
+                }
+            }
             GuardEvent::Said(Event::CompileFailed { module, code, detail }) => {
+                // What supervise can do at all has changed.
+                self.relist |= code == shoal_protocol::refusal::Code::EngineMismatch.as_str();
                 self.compile_failed(Digest(module.0), &code, &detail);
             }
             GuardEvent::Said(Event::Ended(state)) => {

@@ -177,6 +177,7 @@ impl Daemon {
             points::hit(points::COMPILE);
             if let Some(observed) = self.world.observed.pods.get_mut(&pod) {
                 observed.activity = Activity::Compiling;
+                observed.preparing = None;
             }
         }
     }
@@ -200,8 +201,14 @@ impl Daemon {
     pub(super) fn compile_failed(&mut self, module: Digest, code: &str, detail: &str) {
         for pod in self.compiling(module) {
             // An engine that is not there can come; a module that it refuses stays refused.
-            let outage =
-                [Code::CompilerAbsent.as_str(), "compile_timeout", "compile_failed", "busy"].contains(&code);
+            let outage = [
+                Code::CompilerAbsent.as_str(),
+                Code::EngineMismatch.as_str(),
+                "storage_unavailable",
+                "compile_failed",
+                "stalled",
+            ]
+            .contains(&code);
             self.stage_refused(pod, code, detail, !outage);
         }
     }

@@ -128,7 +128,11 @@ impl Daemon {
                 all.push(code.to_owned());
             }
         };
-        add(self.world.features.unconfined, "unconfined");
+        let features = &self.world.features;
+        add(features.unconfined, "unconfined");
+        // Without any engine nothing runs, which its own field says.
+        add(!features.engine.is_empty() && !features.compiler, "compiler_absent");
+        add(features.engine_mismatch, "engine_mismatch");
         add(!self.world.local.is_empty(), "local_unsigned");
         add(self.storage_broken, "storage_unavailable");
         add(!self.admit_up, "admission_unavailable");

@@ -3,7 +3,7 @@
 //! Asks guard and the agent's own store; never decides. The daemon keeps one; `shoal-agent status` builds one to look at.
 
 use crate::{entropy, points};
-use shoal_agent_core::plan::{Activity, Desired, Observed, ObservedPod, Standing, Waiting};
+use shoal_agent_core::plan::{Activity, Desired, Observed, ObservedPod, Preparing, Standing, Waiting};
 use shoal_agent_core::{Record, RunState, rollup};
 use shoal_ipc::{FeatureSet, HeldRevision, HeldRole, TrustSummary};
 use shoal_protocol::codec::{self, Limits};
@@ -73,6 +73,15 @@ pub(crate) fn cause(cause: &shoal_ipc::Cause) -> Cause {
         Ipc::Signal { number } => Cause::Signal { number: u64::from(*number) },
         Ipc::Refused { code, .. } => Cause::Refused { code: code.clone() },
         Ipc::Unknown => Cause::Unknown,
+    }
+}
+
+/// How far a module is, in the plan's words.
+pub(crate) fn preparing(stage: shoal_ipc::PrepareStage) -> Preparing {
+    match stage {
+        shoal_ipc::PrepareStage::Queued { ahead } => Preparing::Queued(ahead),
+        shoal_ipc::PrepareStage::Compiling => Preparing::Compiling,
+        shoal_ipc::PrepareStage::Testing => Preparing::Testing,
     }
 }
 
@@ -378,5 +387,12 @@ fn measurements(status: &mut shoal_protocol::latest::ContainerStatus, seen: &Con
 }
 
 fn observed(record: Record) -> ObservedPod {
-    ObservedPod { record, staged: false, activity: Activity::Idle, stopping: None, removed: false }
+    ObservedPod {
+        record,
+        staged: false,
+        activity: Activity::Idle,
+        stopping: None,
+        removed: false,
+        preparing: None,
+    }
 }

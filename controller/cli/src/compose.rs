@@ -79,6 +79,7 @@ fn container(c: &ContainerDraft, pinned: &Pinned, pod: &PodTemplate) -> Result<C
     facts
         .check(pod.network != Network::None, c.resources.wasm_pages)
         .map_err(|e| crate::images::image_error(&what, e))?;
+    check_self_test(&what, c.self_test.as_deref(), &facts.exports)?;
     check_memory(&what, facts.memory.map(|m| m.min_pages), c.resources.memory_limit)?;
     let probe =
         |p: &Option<ProbeDraft>| p.as_ref().map(|p| probe(p, pinned, &what, &working_dir)).transpose();
@@ -104,7 +105,20 @@ fn container(c: &ContainerDraft, pinned: &Pinned, pod: &PodTemplate) -> Result<C
         startup_probe: probe(&c.startup)?,
         devices: c.devices.clone(),
         capabilities: c.capabilities.clone(),
+        self_test: c.self_test.clone(),
     })
+}
+
+/// A name that the module does not export would fail on every device.
+fn check_self_test(what: &str, self_test: Option<&str>, exports: &[String]) -> Result<()> {
+    match self_test {
+        Some(name) if !exports.iter().any(|e| e == name) => Err(CliError::refused(
+            Code::Malformed.as_str(),
+            format!("{what}: selfTest is {name}, and the module exports no such function"),
+        )
+        .hint(format!("it exports: {}", exports.join(", ")))),
+        _ => Ok(()),
+    }
 }
 
 /// A guest whose memory does not even fit at its start would be killed at once, on every device.

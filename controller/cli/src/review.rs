@@ -7,8 +7,8 @@ use serde::Serialize;
 use shoal_image::{Capability, ModuleFacts};
 use shoal_protocol::ids::Digest;
 use shoal_protocol::latest::{
-    Activation, Container, Deployment, LogConsent, Network, Operator, ProbeAction, Resources, RestartPolicy,
-    Selector, VolumeSource,
+    Activation, Container, Deployment, Engine, LogConsent, Network, Operator, ProbeAction, Resources,
+    RestartPolicy, Selector, VolumeSource,
 };
 use std::collections::BTreeMap;
 
@@ -153,6 +153,12 @@ fn container(c: &Container, modules: &BTreeMap<Digest, ModuleFacts>) -> Vec<(Str
         let mode = if m.read_only { "read only" } else { "read and write" };
         (format!("mount.{}", m.path), format!("volume {}, {mode}", m.volume))
     }));
+    if c.engine == Engine::Interpreter {
+        out.push(("engine".to_owned(), "interpreted: no native code, many times slower".to_owned()));
+    }
+    if let Some(name) = &c.self_test {
+        out.push(("selfTest".to_owned(), format!("{name} must pass before it is staged")));
+    }
     if let Some(r) = c.restart_policy {
         out.push(("restart".to_owned(), restart(r).to_owned()));
     }

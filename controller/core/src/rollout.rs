@@ -237,6 +237,7 @@ pub(crate) mod tests {
             startup_probe: None,
             devices: Vec::new(),
             capabilities: Vec::new(),
+            self_test: None,
         };
         let template = wire::PodTemplate {
             runtime_class: wire::RuntimeClass::Wasm,

@@ -320,6 +320,7 @@ impl Operator {
             startup_probe: None,
             devices: Vec::new(),
             capabilities: Vec::new(),
+            self_test: None,
         };
         let template = wire::PodTemplate {
             runtime_class: wire::RuntimeClass::Wasm,

@@ -20,7 +20,7 @@ pub enum Engine {
     /// Compiled ahead of time on the device.
     #[default]
     Aot,
-    /// Interpreted (reserved).
+    /// Interpreted: no compiler, no native code of its own, and many times slower.
     Interpreter,
 }
 
@@ -260,6 +260,9 @@ pub struct Container {
     /// Linux capabilities by name (reserved; a wasm guest has none).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+    /// An exported function that must pass on the device before the revision is staged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_test: Option<String>,
 }
 
 /// A port of the pod on the host (reserved).

@@ -4,8 +4,8 @@ use super::refuse;
 use super::target::parse_version;
 use crate::refusal::{Code, Refusal};
 use crate::v1::{
-    Ceiling, Container, Deployment, Engine, Image, Network, Operator, PodTemplate, Resources, RuntimeClass,
-    Target, VolumeSource,
+    Ceiling, Container, Deployment, Image, Network, Operator, PodTemplate, Resources, RuntimeClass, Target,
+    VolumeSource,
 };
 use std::collections::BTreeSet;
 
@@ -16,6 +16,7 @@ const MAX_REQUIRES: usize = 16;
 const MAX_GRACE: u64 = 24 * 3600;
 const MAX_DEADLINE: u64 = 30 * 24 * 3600;
 const MAX_PATH: usize = 1024;
+const MAX_EXPORT: usize = 128;
 const MAX_MODULE: u64 = 256 << 20;
 const MAX_MANIFEST: u64 = 4 << 20;
 
@@ -46,7 +47,6 @@ const RESERVED: &[Reserved] = &[
     ("a liveness probe", |d| any(d, |c| c.liveness_probe.is_some())),
     ("a readiness probe", |d| any(d, |c| c.readiness_probe.is_some())),
     ("a startup probe", |d| any(d, |c| c.startup_probe.is_some())),
-    ("engine interpreter", |d| any(d, |c| c.engine == Engine::Interpreter)),
     ("a total of CPU seconds", |d| any_resources(d, |r| r.cpu_seconds.is_some())),
     ("a total of wall seconds", |d| any_resources(d, |r| r.wall_seconds.is_some())),
     ("a ramp", |d| d.rollout.ramp.is_some()),
@@ -205,6 +205,9 @@ fn check_container(form: &Form<'_>, c: &Container) -> Result<(), Refusal> {
     })?;
     form.need(all_distinct(c.mounts.iter().map(|m| &m.path)), || {
         format!("container {name}: two mounts share a path")
+    })?;
+    form.need(c.self_test.as_ref().is_none_or(|e| (1..=MAX_EXPORT).contains(&e.len()) && no_nul(e)), || {
+        format!("container {name}: a self-test's name has 1 to {MAX_EXPORT} bytes and no NUL")
     })?;
     check_resources(form, name.as_str(), &c.resources)
 }

@@ -116,6 +116,7 @@ pub fn container(n: &str) -> Container {
         startup_probe: None,
         devices: vec![],
         capabilities: vec![],
+        self_test: None,
     }
 }
 
@@ -436,6 +437,7 @@ pub mod full {
             read_only: false,
         }];
         c.capabilities = vec!["NET_ADMIN".into()];
+        c.self_test = Some("self_test".into());
         let window = Window { days: 127, start: 3600, length: 7200 };
         Deployment {
             fleet: fleet.clone(),

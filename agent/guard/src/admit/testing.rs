@@ -55,6 +55,7 @@ pub(super) fn deployment(called: &str, sequence: u64) -> Deployment {
                 startup_probe: None,
                 devices: vec![],
                 capabilities: vec![],
+                self_test: None,
             }],
             resources: Resources::default(),
             hostname: None,

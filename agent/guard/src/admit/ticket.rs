@@ -110,5 +110,7 @@ fn container(d: &Deployment, c: &v1::Container) -> Result<TicketContainer, Refus
         mounts,
         readonly_rootfs: c.readonly_rootfs,
         restart: restart(c.restart_policy.unwrap_or(t.restart_policy)),
+        interpreter: c.engine == v1::Engine::Interpreter,
+        self_test: c.self_test.clone(),
     })
 }

@@ -1,6 +1,7 @@
 //! What each permitted message does. Whether it is permitted was decided by the table before.
 
 use super::container::Key;
+use super::jobs::Proof;
 use super::table::{From, Standing, named_ticket, permitted};
 use super::{Held, Refused, Supervise, refuse};
 use crate::say;
@@ -218,7 +219,7 @@ impl Supervise {
                 for job in &mut self.jobs {
                     job.expire();
                 }
-                self.compile_queue.clear();
+                self.queue.clear();
                 Some(Msg::Done {})
             }
             other => return Err(refuse("not_admitted", format!("{} is nothing to ask", other.name()))),
@@ -246,7 +247,7 @@ impl Supervise {
             let digest = c.module.digest;
             if modules.iter().all(|m| m.digest != digest) {
                 let staged = self.cache.has(&digest, true);
-                let compiled = self.cache.info(&self.engine.key(&digest));
+                let compiled = self.ready(ticket, &digest);
                 modules.push(ModuleState { digest, staged, compiled });
             }
         }
@@ -272,8 +273,13 @@ impl Supervise {
         if self.engine.line.is_empty() {
             missing.push("no engine: nothing can run".to_owned());
         } else if !self.engine.compiler {
-            missing.push("no compiler: only modules that are compiled already can run".to_owned());
+            missing.push(
+                "no compiler: only modules that are compiled already, or interpreted, can run".to_owned(),
+            );
         }
+        let mismatch = self.proof.as_ref().and_then(Proof::mismatch);
+        missing.extend(mismatch.map(|m| format!("no compiled code, for the engine failed its proof: {m}")));
+        let engine_mismatch = mismatch.is_some();
         FeatureSet {
             engine: self.engine.version().to_owned(),
             compiler: self.engine.compiler,
@@ -281,6 +287,7 @@ impl Supervise {
             cgroup: self.hierarchy.name().to_owned(),
             unconfined: self.uids.is_none(),
             missing,
+            engine_mismatch,
         }
     }
 

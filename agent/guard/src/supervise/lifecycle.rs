@@ -9,7 +9,6 @@ use super::{Refused, Supervise, refuse, volumes};
 use crate::{clock, say};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use shoal_ipc::{Cause, Digest, EndRecord, ExitFact, FactEvent, Layout, Msg, StatsInfo, read_area};
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -282,18 +281,6 @@ impl Supervise {
         }
         self.sweep();
         Ok(())
-    }
-
-    /// Deletes modules, files and code that no ticket names, once all tickets are known.
-    fn sweep(&mut self) {
-        if !self.complete {
-            return;
-        }
-        let live = || self.tickets.values().filter(|h| !h.withdrawn).flat_map(|h| &h.ticket.containers);
-        let modules: BTreeSet<Digest> = live().map(|c| c.module.digest).collect();
-        let files: BTreeSet<Digest> = live().flat_map(|c| c.files.iter().map(|f| f.digest)).collect();
-        let keys = modules.iter().map(|m| self.engine.key(m)).collect();
-        self.cache.sweep(&modules, &files, &keys);
     }
 
     /// Finds the containers that an earlier supervise started: through their zygotes, or by their records.

@@ -237,6 +237,8 @@ mod tests {
                 mounts: vec![],
                 readonly_rootfs: false,
                 restart: Restart::Never,
+                interpreter: false,
+                self_test: None,
             }],
         }
     }

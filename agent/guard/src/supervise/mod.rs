@@ -21,6 +21,7 @@ mod links;
 mod local;
 mod peers;
 mod policy;
+mod ready;
 mod record;
 mod runner;
 mod services;
@@ -38,7 +39,7 @@ use cgroup::Hierarchy;
 use container::{Container, Key};
 use events::Next;
 use facts::Facts;
-use jobs::Job;
+use jobs::{Job, Proof, Trouble, Wanted};
 use peers::Peer;
 use policy::{Policy, Uids};
 use runner::Runner;
@@ -101,7 +102,12 @@ pub(crate) struct Supervise {
     complete: bool,
     containers: BTreeMap<Key, Container>,
     jobs: Vec<Job>,
-    compile_queue: VecDeque<Digest>,
+    /// Modules that wait to be made ready.
+    queue: VecDeque<Wanted>,
+    /// Whether the engine's compiled code may run on this CPU; absent until it is known.
+    proof: Option<Proof>,
+    /// Why the last attempt to find out came to nothing.
+    proof_trouble: Option<Trouble>,
     serial: u64,
     denied: u64,
     /// Who asked for the end of everything.
@@ -119,6 +125,8 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
     supervise.adopt_all().context("cannot read the containers' records")?;
     supervise.load_local().context("cannot read unsigned tickets")?;
     supervise.find_log();
+    // The engine proves itself before anybody waits for it.
+    supervise.next_jobs();
     let confined = if supervise.uids.is_some() { "confined" } else { "unconfined" };
     say::line(format!("ready, {confined}, control groups {}", supervise.hierarchy.name()));
     loop {
@@ -155,6 +163,7 @@ impl Supervise {
         let agent = uids.map_or(rustix::process::geteuid().as_raw(), |u| u.agent);
         let runner = Runner::find();
         let engine = if runner.is_there() { runner.ask_engine() } else { Engine::default() };
+        let proof = Proof::load(&layout.proof(), &engine);
         let admit_args =
             args(vec!["--agent".into(), agent.to_string(), "--engine".into(), engine.version().to_owned()]);
         let facts = Facts::open(layout.facts()).context("cannot read kept facts")?;
@@ -177,7 +186,9 @@ impl Supervise {
             complete: false,
             containers: BTreeMap::new(),
             jobs: Vec::new(),
-            compile_queue: VecDeque::new(),
+            queue: VecDeque::new(),
+            proof,
+            proof_trouble: None,
             serial: u64::from(std::process::id()) << 20,
             denied: 0,
             shutdown: None,
@@ -186,13 +197,5 @@ impl Supervise {
             uids,
             hierarchy,
         })
-    }
-
-    fn ensure_engine(&mut self) {
-        let identity = self.runner.identity();
-        if (self.engine.line.is_empty() || identity != self.engine_identity) && self.runner.is_there() {
-            self.engine = self.runner.ask_engine();
-            self.engine_identity = identity;
-        }
     }
 }

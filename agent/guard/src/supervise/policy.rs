@@ -20,6 +20,8 @@ pub(crate) struct Policy {
     pub(crate) allow: Allow,
     /// Bounds of a compilation.
     pub(crate) compile: Compile,
+    /// Quota of modules and compiled code.
+    pub(crate) cache: Store,
     /// Quotas of logs.
     pub(crate) logs: Logs,
     /// The most that a pod may ask for.
@@ -64,11 +66,30 @@ pub(crate) struct Compile {
     pub(crate) memory: String,
     pub(crate) seconds: u64,
     pub(crate) cpu: String,
+    /// Compilations at a time; each has all of the above for itself.
+    pub(crate) jobs: usize,
+    /// For a module's trial and self-test.
+    pub(crate) test_seconds: u64,
 }
 
 impl Default for Compile {
     fn default() -> Self {
-        Self { memory: "512Mi".into(), seconds: 300, cpu: "100%".into() }
+        Self { memory: "512Mi".into(), seconds: 300, cpu: "100%".into(), jobs: 1, test_seconds: 30 }
+    }
+}
+
+/// The most that `compile.jobs` may be.
+pub(crate) const MAX_COMPILATIONS: usize = 8;
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Store {
+    pub(crate) max_size: String,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { max_size: "1Gi".into() }
     }
 }
 
@@ -134,7 +155,19 @@ impl Policy {
         let policy: Self = toml::from_str(text)?;
         bytes("compile.memory", &policy.compile.memory)?;
         bytes("logs.max_size", &policy.logs.max_size)?;
+        bytes("cache.max_size", &policy.cache.max_size)?;
         policy.compile_limits()?;
+        let compile = &policy.compile;
+        if !(1..=MAX_COMPILATIONS).contains(&compile.jobs) {
+            return Err(bad("compile.jobs", &compile.jobs.to_string(), "number from 1 to 8"));
+        }
+        for (field, seconds) in
+            [("compile.seconds", compile.seconds), ("compile.test_seconds", compile.test_seconds)]
+        {
+            if !(1..=86_400).contains(&seconds) {
+                return Err(bad(field, &seconds.to_string(), "number of seconds from 1 to a day"));
+            }
+        }
         if let Some(m) = &policy.limits.memory {
             bytes("limits.memory", m)?;
         }
@@ -204,6 +237,12 @@ impl Policy {
         })
     }
 
+    /// Bytes of modules, files and compiled code that are kept, beyond what tickets name.
+    pub(crate) fn cache_size(&self) -> u64 {
+        // Checked when the file was read.
+        bytes("cache.max_size", &self.cache.max_size).unwrap_or(1 << 30)
+    }
+
     /// Bytes of one log file.
     pub(crate) fn log_size(&self) -> u64 {
         // Checked when the file was read.
@@ -271,6 +310,10 @@ mod tests {
             "surprise = 1",
             "[compile]\nmemory = \"512MB\"",
             "[compile]\ncpu = \"lots\"",
+            "[compile]\njobs = 0",
+            "[compile]\njobs = 9",
+            "[compile]\nseconds = 0",
+            "[cache]\nmax_size = \"lots\"",
             "cgroup_parent = \"../x\"",
             "[uids]\nagent = 61100",
             "[uids]\nadmit = 61000",

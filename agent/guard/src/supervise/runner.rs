@@ -19,8 +19,16 @@ pub(crate) struct Runner {
 /// What it is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Job {
+    /// A container.
     Run,
+    /// A module to native code.
     Compile,
+    /// A module for the interpreter.
+    Strip,
+    /// The comparison of compiled and interpreted code.
+    Prove,
+    /// A module put together, and its self-test.
+    Trial,
 }
 
 impl Job {
@@ -28,6 +36,9 @@ impl Job {
         match self {
             Self::Run => "run",
             Self::Compile => "compile",
+            Self::Strip => "strip",
+            Self::Prove => "prove",
+            Self::Trial => "trial",
         }
     }
 }
@@ -71,8 +82,8 @@ impl Runner {
     fn dir(&self, job: Job) -> Option<&Path> {
         let dirs = self.dirs.as_ref()?;
         match job {
-            Job::Run => Some(&dirs.run),
-            Job::Compile => dirs.compile.as_deref(),
+            Job::Run | Job::Strip | Job::Trial => Some(&dirs.run),
+            Job::Compile | Job::Prove => dirs.compile.as_deref(),
         }
     }
 

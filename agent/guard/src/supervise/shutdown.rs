@@ -1,6 +1,6 @@
 //! The end of everything, on request: containers, groups, mounts, services, sockets.
 
-use super::{Supervise, process, start, volumes};
+use super::{Supervise, jobs, policy, process, start, volumes};
 use crate::say;
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -42,7 +42,9 @@ impl Supervise {
             let s = &c.record.state;
             self.hierarchy.group(&start::pod_group(&parent, &s.deployment, &s.ticket)).remove()?;
         }
-        self.hierarchy.group(&format!("{parent}/compile")).remove()?;
+        for slot in 0..policy::MAX_COMPILATIONS {
+            self.hierarchy.group(&jobs::group_name(&parent, slot)).remove()?;
+        }
         // The parent may have been made by the owner, or be shared with another device: then it stays.
         let _ = self.hierarchy.group(&parent).remove();
         self.end_zygotes();

@@ -1,6 +1,5 @@
 //! Starting one container: from its ticket to the message on which the zygote forks it.
 
-use super::cache::Code;
 use super::container::{Container, Key, Live, Starting, within};
 use super::record::{Record, boot_id};
 use super::{Refused, Supervise, cgroup, dirs, refuse, volumes};
@@ -8,8 +7,8 @@ use crate::clock;
 use rustix::pipe::{PipeFlags, pipe_with};
 use shoal_confine::{ROOTFS, plain_root};
 use shoal_ipc::{
-    Bind, ContainerState, Digest, ImageFile, Jail, Launch, Limits, NetworkPlace, Preopen, Rootfs, Spec,
-    StatsInfo, Ticket, TicketContainer, VERSION, answer_area, sealed_memfd,
+    Bind, ContainerState, Digest, Entry, ImageFile, Jail, Launch, Limits, NetworkPlace, Preopen, Rootfs,
+    Spec, StatsInfo, Ticket, TicketContainer, VERSION, answer_area, sealed_memfd,
 };
 use std::fs;
 use std::os::fd::AsFd;
@@ -77,26 +76,6 @@ impl Supervise {
         let pods = if alone { self.hierarchy.group(&pod).remove() } else { Ok(()) };
         if let Err(e) = own.and(pods) {
             crate::say::error("a group of a refused start stays", &e);
-        }
-    }
-
-    /// The module's code, checked, and all files present.
-    fn code_for(&mut self, container: &TicketContainer) -> Result<PathBuf, Refused> {
-        if let Some(missing) = container.files.iter().find(|f| !self.cache.has(&f.digest, false)) {
-            return Err(refuse("cache_changed", format!("the file {} is not staged", missing.path)));
-        }
-        self.ensure_engine();
-        if self.engine.line.is_empty() {
-            return Err(refuse("compiler_absent", "no engine is installed beside the guard"));
-        }
-        match self.cache.code(&self.engine.key(&container.module.digest)) {
-            Code::Good(path) => Ok(path),
-            Code::Absent => {
-                Err(refuse("cache_changed", "the module is not compiled for this engine and CPU"))
-            }
-            Code::Changed => {
-                Err(refuse("cache_changed", "compiled code in the cache was changed; it was deleted"))
-            }
         }
     }
 
@@ -257,6 +236,8 @@ impl Supervise {
             preopens,
             working_dir: container.working_dir.clone(),
             wasm_pages: container.limits.wasm_pages,
+            interpreter: container.interpreter,
+            entry: Entry::Start,
         };
         if !confined {
             plain_root(&root, &files)?;

@@ -83,6 +83,8 @@ pub struct Device {
     pub dir: tempfile::TempDir,
     pub layout: Layout,
     pub group: String,
+    /// The engine's folder, instead of the one beside the binaries.
+    pub engine: Option<PathBuf>,
     guard: Option<Child>,
     libexec: Option<PathBuf>,
 }
@@ -92,7 +94,7 @@ impl Device {
         Self::start_as("", None)
     }
 
-    /// With more lines in its policy file.
+    /// With these lines in the owner's policy.
     pub fn start_with(more: &str) -> Self {
         Self::start_as(more, None)
     }
@@ -106,6 +108,14 @@ impl Device {
     }
 
     fn start_as(more: &str, libexec: Option<PathBuf>) -> Self {
+        let mut device = Self::prepare(more);
+        device.libexec = libexec;
+        device.launch();
+        device
+    }
+
+    /// Nothing runs yet.
+    pub fn prepare(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let group =
@@ -114,9 +124,7 @@ impl Device {
         std::fs::create_dir_all(layout.policy().parent().unwrap()).unwrap();
         let policy = format!("uid_base = {AGENT}\ncgroup_parent = \"{group}\"\n{more}\n");
         std::fs::write(layout.policy(), policy).unwrap();
-        let mut device = Self { dir, layout, group, guard: None, libexec };
-        device.launch();
-        device
+        Self { dir, layout, group, engine: None, guard: None, libexec: None }
     }
 
     fn command(&self, verb: &str) -> Command {
@@ -124,6 +132,9 @@ impl Device {
         command.arg(verb).arg("--root").arg(self.dir.path());
         if let Some(libexec) = &self.libexec {
             command.env("SHOAL_LIBEXEC", libexec);
+        }
+        if let Some(engine) = &self.engine {
+            command.env("SHOAL_ENGINE_DIR", engine);
         }
         command
     }
@@ -191,8 +202,18 @@ pub fn stage_and_compile(device: &Device, ticket: Id, d: &Deployment, module: &[
     wait_for("the ticket", || s.have(ticket).ok());
     s.stage(ticket, item, shoal_ipc::sealed_memfd(module).unwrap().as_fd()).unwrap();
     s.compile(ticket, item).unwrap();
-    let event = events.next(SOON).unwrap();
+    let event = prepared(&mut events);
     assert!(matches!(event, Event::Compiled { module, .. } if module == item), "{event:?}");
+}
+
+/// The event that ends the making ready of a module.
+pub fn prepared(events: &mut EventStream) -> Event {
+    loop {
+        match events.next(SOON).unwrap() {
+            Event::Preparing { .. } => {}
+            other => return other,
+        }
+    }
 }
 
 pub fn ended(events: &mut EventStream) -> ContainerState {
@@ -406,6 +427,7 @@ impl Fleet {
                     startup_probe: None,
                     devices: vec![],
                     capabilities: vec![],
+                    self_test: None,
                 }],
                 resources: Resources::default(),
                 hostname: None,

@@ -1,7 +1,9 @@
 //! Starts the real runner as supervise does: through the engine's own loader, with its two descriptors.
 #![allow(dead_code, clippy::unwrap_used, reason = "tests; each file uses its own part")]
 
-use shoal_ipc::{CompileResult, EndRecord, Preopen, Spec, answer_area, read_area, sealed_memfd};
+use shoal_ipc::{
+    CompileResult, EndRecord, Entry, Preopen, ProofRecord, Spec, answer_area, read_area, sealed_memfd,
+};
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -46,12 +48,29 @@ fn path_of(fd: &OwnedFd) -> PathBuf {
 
 /// Compiles `module` in `scratch`.
 pub(crate) fn compile(module: &[u8], scratch: &Path) -> CompileResult {
+    make("compile", "SHOAL_ENGINE_COMPILE", module, scratch)
+}
+
+/// Makes `module` ready for the interpreter in `scratch`, with the engine that has no compiler.
+pub(crate) fn strip(module: &[u8], scratch: &Path) -> CompileResult {
+    make("strip", "SHOAL_ENGINE_RUN", module, scratch)
+}
+
+fn make(verb: &str, folder: &str, module: &[u8], scratch: &Path) -> CompileResult {
     let task = scratch.join("module");
     fs::write(&task, module).unwrap();
-    let mut command = runner("compile", "SHOAL_ENGINE_COMPILE");
+    let mut command = runner(verb, folder);
     command.current_dir(scratch);
     let (output, area) = start(command, &task);
     CompileResult::from_area(&area).unwrap_or_else(|| panic!("no answer: {output:?}"))
+}
+
+/// Compares the corpus in `scratch`.
+pub(crate) fn prove(scratch: &Path) -> ProofRecord {
+    let mut command = runner("prove", "SHOAL_ENGINE_COMPILE");
+    command.current_dir(scratch);
+    let (output, area) = start(command, Path::new("/dev/null"));
+    ProofRecord::from_area(&area).unwrap_or_else(|| panic!("no answer: {output:?}"))
 }
 
 /// A spec for code at `code` with nothing granted.
@@ -64,6 +83,8 @@ pub(crate) fn spec(code: &Path) -> Spec {
         preopens: Vec::new(),
         working_dir: "/".into(),
         wasm_pages: None,
+        interpreter: false,
+        entry: Entry::Start,
     }
 }
 

@@ -170,6 +170,8 @@ pub(super) fn add(
         mounts,
         readonly_rootfs: security.is_some_and(|s| s.readonly_rootfs),
         restart: Restart::Never,
+        interpreter: false,
+        self_test: None,
     };
     match ticket.containers.get_mut(index) {
         Some(place) => *place = container,

@@ -57,6 +57,7 @@ pub(crate) struct ContainerDraft {
     pub(crate) startup: Option<ProbeDraft>,
     pub(crate) devices: Vec<DeviceGrant>,
     pub(crate) capabilities: Vec<String>,
+    pub(crate) self_test: Option<String>,
 }
 
 impl ContainerDraft {
@@ -78,6 +79,7 @@ impl ContainerDraft {
             startup: None,
             devices: Vec::new(),
             capabilities: Vec::new(),
+            self_test: None,
         }
     }
 }

@@ -174,6 +174,7 @@ fn container(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -> Opti
         c.engine =
             v.word(f, &[("aot", Engine::Aot), ("interpreter", Engine::Interpreter)]).unwrap_or_default();
     }
+    c.self_test = o.get("selfTest").and_then(|x| x.text(f));
     for d in o.get("devices").map(|l| l.list(f)).unwrap_or_default() {
         c.devices.extend(device(&d, f));
     }
