@@ -71,13 +71,6 @@ impl Engine {
         self.folder(folder).join("lib").join(self.arch.loader())
     }
 
-    /// A command that starts a program through the folder's own loader.
-    pub(crate) fn command(&self, folder: Folder, program: &Path) -> Command {
-        let mut command = Command::new(self.loader(folder));
-        command.arg("--library-path").arg(self.folder(folder).join("lib")).arg(program);
-        command
-    }
-
     /// What cargo and the build scripts need in their environment to build and test `shoal-runner`.
     pub(crate) fn build_env(&self) -> Vec<(String, OsString)> {
         let mut env = Vec::new();

@@ -162,6 +162,9 @@ impl Supervise {
         record.save(&self.layout.containers()).map_err(io_refusal("write the container's record"))?;
         crate::points::point("supervise::recorded");
         let id = record.stream;
+        // Whoever it is attached to holds its output alone.
+        let kept =
+            if self.attached.contains(&key) { [null.as_fd(); 2] } else { [out.0.as_fd(), err.0.as_fd()] };
         let fds = [
             plan.as_fd(),
             null.as_fd(),
@@ -170,8 +173,8 @@ impl Supervise {
             area.as_fd(),
             status.1.as_fd(),
             place.as_fd(),
-            out.0.as_fd(),
-            err.0.as_fd(),
+            kept[0],
+            kept[1],
             null.as_fd(),
         ];
         let sent = self.send_launch(id, &fds);

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: the budgets of the main job, measured on this machine in one run, beside something else where there is one.
 
+mod start;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -17,7 +19,7 @@ use crate::{output, paths};
 /// Measure the budgets; as root, for limits and users are part of what is measured.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Names: rollout, idle, size, help. Results and machine are kept in docs/benchmarks.md."
+    after_help = "Names: rollout, idle, size, help, start, memory. Results and machine are kept in docs/benchmarks.md."
 )]
 pub(crate) struct Args {
     /// Print one JSON object instead of a table
@@ -25,6 +27,15 @@ pub(crate) struct Args {
     json: bool,
     /// Only this one
     name: Option<String>,
+    /// start, memory: how many starts of each kind, or containers
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// start: only shoal, runc, crun, wasmedge, wasmtime or exec
+    #[arg(long)]
+    only: Option<String>,
+    /// start, memory: programs that are built already
+    #[arg(long, value_name = "DIR")]
+    bins: Option<std::path::PathBuf>,
 }
 
 /// One figure, with the budget that it is held against.
@@ -52,8 +63,28 @@ impl Row {
 /// Runs the command.
 pub(crate) fn main(args: &Args) -> Result<()> {
     let wanted = |name: &str| args.name.as_deref().is_none_or(|n| n == name);
-    if let Some(name) = args.name.as_deref().filter(|n| !["rollout", "idle", "size", "help"].contains(n)) {
-        bail!("no benchmark is called {name}: there are rollout, idle, size and help");
+    if let Some(name) =
+        args.name.as_deref().filter(|n| !["rollout", "idle", "size", "help", "start", "memory"].contains(n))
+    {
+        bail!("no benchmark is called {name}: there are rollout, idle, size, help, start and memory");
+    }
+    if let Some(name @ ("start" | "memory")) = args.name.as_deref() {
+        if !shoal_lab::is_root() {
+            bail!("{name} is measured as root: users, groups and namespaces are what takes the time");
+        }
+        let dir = match &args.bins {
+            Some(dir) => dir.clone(),
+            // Rivals that are measured in a namespace of their own need none of ours.
+            None if args.only.as_deref().is_some_and(|o| o != "shoal") => std::path::PathBuf::new(),
+            None => assemble(Profile::Release, false)?,
+        };
+        let found = match name {
+            "start" => start::run(&dir, args.rounds, args.only.as_deref())?,
+            _ => start::memory(&dir, args.rounds)?,
+        };
+        let text = if args.json { found.to_string() } else { serde_json::to_string_pretty(&found)? };
+        output::result(&text);
+        return Ok(());
     }
     let dir = assemble(Profile::Release, false)?;
     let mut rows = Vec::new();
