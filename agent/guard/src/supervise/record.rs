@@ -6,6 +6,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The record, and what stands in for it when its writer died half-way: the next one, the one before.
+const NAMES: [&str; 3] = ["record", "record.new", "record.old"];
+
 /// A container as of its latest start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -48,13 +51,21 @@ impl Record {
         containers.join(format!("{}-{}", self.state.ticket.hex(), self.state.index))
     }
 
-    /// Writes it beside what it describes. Not synced: when power goes, so do the processes.
+    /// Writes it beside what it describes. Not synced: when power goes, so do the processes. The one before steps aside
+    /// rather than being replaced: a file system that flushes what replaces a file would cost each start milliseconds.
     pub(crate) fn save(&self, containers: &Path) -> io::Result<()> {
         let folder = self.folder(containers);
         fs::create_dir_all(&folder)?;
-        let temp = folder.join("record.new");
-        fs::write(&temp, encode(self))?;
-        fs::rename(temp, folder.join("record"))
+        let [now, new, old] = NAMES.map(|name| folder.join(name));
+        fs::write(&new, encode(self))?;
+        for step in [fs::remove_file(&old), fs::rename(&now, &old)] {
+            if let Err(e) = step
+                && e.kind() != io::ErrorKind::NotFound
+            {
+                return Err(e);
+            }
+        }
+        fs::rename(&new, &now)
     }
 
     /// The same, lasting: for an end, of which there is no second sign.
@@ -69,7 +80,8 @@ impl Record {
         let mut all = Vec::new();
         for entry in fs::read_dir(containers)? {
             let path = entry?.path();
-            match fs::read(path.join("record")).ok().and_then(|b| decode::<Self>(&b).ok()) {
+            let read = |name| decode::<Self>(&fs::read(path.join(name)).ok()?).ok();
+            match NAMES.into_iter().find_map(read) {
                 Some(record) => all.push(record),
                 None => fs::remove_dir_all(&path)?,
             }
@@ -153,6 +165,12 @@ mod tests {
         fs::create_dir(dir.path().join("torn")).unwrap();
         fs::write(dir.path().join("torn/record.new"), b"x").unwrap();
         assert_eq!(Record::load_all(dir.path()).unwrap(), [record()]);
+        // A writer that died between its two renames left the next one and the one before.
+        let folder = record().folder(dir.path());
+        let second = Record { stream: 8, ..record() };
+        second.save(dir.path()).unwrap();
+        fs::rename(folder.join("record"), folder.join("record.new")).unwrap();
+        assert_eq!(Record::load_all(dir.path()).unwrap(), [second]);
         assert!(!dir.path().join("torn").exists());
     }
 

@@ -182,7 +182,11 @@ impl Supervise {
             Ok(zygote) => Some(zygote),
             Err(refused) => {
                 // It never was: the next supervise must not look for it.
-                fs::remove_dir_all(&folder).map_err(io_refusal("forget the start"))?;
+                let undone = match self.containers.get(&key) {
+                    Some(before) => before.record.save_durably(&self.layout.containers()),
+                    None => fs::remove_dir_all(&folder),
+                };
+                undone.map_err(io_refusal("forget the start"))?;
                 return Err(refused);
             }
         };
