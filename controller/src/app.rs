@@ -222,5 +222,7 @@ pub(crate) fn event_name(fact: &Fact) -> &'static str {
         shoal_protocol::latest::Event::Started => "started",
         shoal_protocol::latest::Event::Ended { .. } => "ended",
         shoal_protocol::latest::Event::Healthy => "healthy",
+        shoal_protocol::latest::Event::Probed { passed: true, .. } => "probe_passed",
+        shoal_protocol::latest::Event::Probed { passed: false, .. } => "probe_failed",
     }
 }

@@ -251,7 +251,7 @@ impl Fleet {
             issued_at: document.issued_at,
             not_after: document.not_after,
             target: view::target(&document.target),
-            images: document.template.containers.iter().map(|c| c.image.reference.clone()).collect(),
+            images: document.template.all_containers().map(|c| c.image.reference.clone()).collect(),
             state: api::RolloutState::Removed,
             reason: None,
             message: None,

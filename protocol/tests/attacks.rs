@@ -549,16 +549,13 @@ fn s16_size_caps_and_reserved_values() {
     assert_eq!(fleet.refused(&fat), Code::TooLarge, "each kind has its own cap");
     let fat = sign(Kind::Order, &vec![0; 9 << 10], &[&key(seed::ONLINE)]).unwrap();
     assert_eq!(fleet.refused(&fat), Code::TooLarge);
-    let changes: [Change; 11] = [
+    let changes: [Change; 8] = [
         |d| d.template.runtime_class = RuntimeClass::Oci,
         |d| d.template.network = Network::Host,
         |d| d.template.network = Network::Pod,
         |d| d.template.ports = vec![PortMapping { container_port: 1, host_port: 1, udp: false }],
         |d| d.template.required_features = vec!["landlock".into()],
         |d| d.template.containers[0].capabilities = vec!["NET_ADMIN".into()],
-        |d| d.template.containers[0].liveness_probe = Some(full::probe(ProbeAction::Tcp { port: 1 })),
-        |d| d.template.containers[0].resources.cpu_seconds = Some(1),
-        |d| d.template.resources.wall_seconds = Some(1),
         |d| d.rollout.ramp = Some(Ramp { start: NOW, duration: 1 }),
         |d| d.rollout.update_windows = vec![Window { days: 1, start: 0, length: 1 }],
     ];

@@ -192,8 +192,9 @@ impl Survey {
         let name = kebab(full.rsplit("::").next().unwrap());
         for round in 0..120_u8 {
             let fill = [Fill::Any, Fill::Full, Fill::Empty][usize::from(round % 3)];
-            let entropy =
-                (0..251_u8).map(|n| n.wrapping_mul(round | 1).wrapping_add(round) ^ (n >> 3)).collect();
+            // Well mixed, or two optional fields a certain way apart would always come and go together.
+            let mix = |n: u32| (n + 251 * u32::from(round)).wrapping_mul(2_654_435_761).rotate_left(15);
+            let entropy = (0..251).map(|n| mix(n).wrapping_mul(2_246_822_519).to_le_bytes()[3]).collect();
             let mut source = Source::new(entropy, fill);
             let bytes = encode(&source.invent::<T>());
             let value = decode::<Value>(&bytes, Limits::of_size(1 << 20)).unwrap();

@@ -37,7 +37,7 @@ pub fn container<'a>(
         network,
         jail: launch.jail.as_ref(),
         ids: launch.uid.map(|u| (u, u)),
-        limits: &LIMITS,
+        limits: LIMITS.into_iter().chain(launch.cpu_seconds.map(|s| (Resource::Cpu, s))).collect(),
         fds: fds.to_vec(),
         others: Others::Close,
         working_dir: Path::new("/"),
@@ -90,6 +90,7 @@ mod tests {
             birth: None,
             oom_score_adj: None,
             network: NetworkPlace::Nowhere,
+            cpu_seconds: None,
         };
         let all: Vec<_> = grants(&launch).into_iter().map(|g| (g.path, g.write, g.code)).collect();
         assert_eq!(

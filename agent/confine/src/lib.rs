@@ -47,7 +47,7 @@ pub struct Plan<'a> {
     /// Absent without root.
     pub ids: Option<(u32, u32)>,
     /// Values that it cannot raise again.
-    pub limits: &'a [(Resource, u64)],
+    pub limits: Vec<(Resource, u64)>,
     /// Descriptors 0, 1, 2 …; nothing else stays open.
     pub fds: Vec<BorrowedFd<'a>>,
     /// What becomes of the others.
@@ -88,6 +88,12 @@ fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> StepError {
     move |e| StepError(step, e.into())
 }
 
+/// A limit that cannot be raised again. That of CPU time leaves no room for the signal which the kernel sends at a lower mark:
+/// the first process of a namespace would not get it.
+fn rlimit(value: u64) -> Rlimit {
+    Rlimit { current: Some(value), maximum: Some(value) }
+}
+
 /// Confines this process, which has one thread.
 pub fn enter(plan: &mut Plan<'_>) -> Result<(), StepError> {
     // 1. Into the groups, while nothing has been allocated that they should count. The files are closed here: what
@@ -120,9 +126,8 @@ pub fn enter(plan: &mut Plan<'_>) -> Result<(), StepError> {
     process::place_descriptors(&plan.fds, plan.others == Others::Close).map_err(at("place descriptors"))?;
     chdir(plan.working_dir).map_err(at("enter the working folder"))?;
     // 5. Limits that it cannot raise again.
-    for (resource, value) in plan.limits {
-        let rlimit = Rlimit { current: Some(*value), maximum: Some(*value) };
-        setrlimit(*resource, rlimit).map_err(at("set a resource limit"))?;
+    for (resource, value) in &plan.limits {
+        setrlimit(*resource, rlimit(*value)).map_err(at("set a resource limit"))?;
     }
     // 6. Privileges: identity, then every capability, then the way back.
     if let Some((uid, gid)) = plan.ids {

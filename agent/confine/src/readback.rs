@@ -57,9 +57,10 @@ pub(crate) fn check(plan: &Plan<'_>, walls: &Walls<'_>) -> Result<(), StepError>
     if dumpable_behavior().map_err(failed())? != DumpableBehavior::NotDumpable {
         return wrong("the process can be dumped");
     }
-    for (resource, value) in plan.limits {
+    for (resource, value) in &plan.limits {
         let found = getrlimit(*resource);
-        if (found.current, found.maximum) != (Some(*value), Some(*value)) {
+        let wanted = crate::rlimit(*value);
+        if (found.current, found.maximum) != (wanted.current, wanted.maximum) {
             return wrong("a resource limit is not as set");
         }
     }

@@ -208,6 +208,7 @@ fn launch(outside: &Path) -> Launch {
         birth: None,
         oom_score_adj: None,
         network: NetworkPlace::Nowhere,
+        cpu_seconds: None,
     }
 }
 

@@ -11,7 +11,7 @@
 //! Steps come in the order condemn, stop, remove, start, stage: what frees memory, CPU and disk goes before what takes them.
 
 use crate::backoff;
-use crate::record::{self, Record, RunState, cause_code, is_success, policy};
+use crate::record::{self, Record, RunState, cause_code, is_success};
 use shoal_protocol::ids::{Digest, Name, Timestamp};
 use shoal_protocol::v1::{Cause, Deployment, RestartPolicy, Revision};
 use std::collections::{BTreeMap, BTreeSet};
@@ -250,12 +250,17 @@ fn plan_name(plan: &mut Plan, revisions: &[&Desired], all: &[Desired], observed:
     if stop_others(plan, run, observed, now) {
         return;
     }
-    for (i, container) in run.deployment.template.containers.iter().enumerate() {
+    let first = pod.record.first_unfinished(&run.deployment);
+    for (i, (container, policy)) in record::containers(&run.deployment).enumerate() {
         let Some(record) = pod.record.container(&container.name) else { continue };
         if record.is_running() {
             continue;
         }
-        let Some(due) = record.due(policy(&run.deployment, container), now) else { continue };
+        // One after the other comes before all that run together.
+        if first.is_some_and(|first| first != i) {
+            continue;
+        }
+        let Some(due) = record.due(policy, now) else { continue };
         let may_start = pod.staged
             && run.startable
             && (pod.record.any_running() || waiting(run, all, observed, now).is_none());
@@ -371,12 +376,11 @@ fn condemnation(
         .iter()
         .find(|(o, _)| o.standing == Standing::LastGood && o.revision.sequence < d.revision.sequence)?;
     let back = back.0.revision.sequence;
-    for container in &d.deployment.template.containers {
+    for (container, policy) in record::containers(&d.deployment) {
         let Some(c) = record.container(&container.name) else { continue };
         let RunState::Ended { cause, .. } = &c.state else { continue };
         let refused = matches!(cause, Cause::Refused { code } if !record::OUTAGES.contains(&code.as_str()));
-        let over =
-            refused || (policy(&d.deployment, container) == RestartPolicy::Never && !is_success(cause));
+        let over = refused || (policy == RestartPolicy::Never && !is_success(cause));
         if over || c.failures >= MAX_EARLY_ENDS {
             let code = cause_code(cause).to_owned();
             let times = c.failures;

@@ -17,6 +17,22 @@ pub fn policy(deployment: &Deployment, container: &Container) -> RestartPolicy {
     container.restart_policy.unwrap_or(deployment.template.restart_policy)
 }
 
+/// The restart policy of a container that comes before the others: it is there to end, so only a failure starts it again.
+fn init_policy(deployment: &Deployment) -> RestartPolicy {
+    match deployment.template.restart_policy {
+        RestartPolicy::Never => RestartPolicy::Never,
+        RestartPolicy::Always | RestartPolicy::OnFailure => RestartPolicy::OnFailure,
+    }
+}
+
+/// All containers of a deployment by number, each with the policy that holds for it.
+pub fn containers(deployment: &Deployment) -> impl Iterator<Item = (&Container, RestartPolicy)> {
+    let t = &deployment.template;
+    t.all_containers().enumerate().map(move |(number, c)| {
+        (c, if t.is_init(number) { init_policy(deployment) } else { policy(deployment, c) })
+    })
+}
+
 /// Whether an end is a success.
 pub fn is_success(cause: &Cause) -> bool {
     matches!(cause, Cause::Exited { code: 0 })
@@ -85,6 +101,9 @@ pub struct ContainerRecord {
     /// What its compiled code cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compiled: Option<Compiled>,
+    /// Whether its readiness probe passes; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
 }
 
 impl ContainerRecord {
@@ -98,6 +117,7 @@ impl ContainerRecord {
             next_start: None,
             stderr_tail: None,
             compiled: None,
+            ready: None,
         }
     }
 
@@ -106,13 +126,23 @@ impl ContainerRecord {
         matches!(self.state, RunState::Running { .. })
     }
 
-    /// Whether it counts as healthy: found so by supervise, or ended with success where that is an end.
+    /// Whether it counts as healthy: found so by supervise and not unready now, or ended with success where that is an end.
     pub fn is_healthy(&self, policy: RestartPolicy) -> bool {
         match &self.state {
-            RunState::Running { healthy, .. } => *healthy,
+            RunState::Running { healthy, .. } => *healthy && self.ready != Some(false),
             RunState::Ended { cause, .. } => is_success(cause) && policy != RestartPolicy::Always,
             RunState::Created => false,
         }
+    }
+
+    /// What supervise says of its readiness while it runs; true if that is news.
+    pub fn judged(&mut self, ready: Option<bool>) -> bool {
+        std::mem::replace(&mut self.ready, ready) != ready
+    }
+
+    /// It has to come before the others once more: what it did is gone.
+    pub fn undone(&mut self) {
+        self.state = RunState::Created;
     }
 
     /// Whether an ended container is to start again under `policy`. A stop on request or a lost end starts again
@@ -146,6 +176,7 @@ impl ContainerRecord {
         self.attempt = self.attempt.max(attempt);
         self.started_at = Some(at);
         self.next_start = None;
+        self.ready = None;
         self.state = RunState::Running { since: at, healthy: false };
     }
 
@@ -253,12 +284,7 @@ impl Record {
             name: deployment.name.clone(),
             sequence: deployment.sequence,
             first_seen: now,
-            containers: deployment
-                .template
-                .containers
-                .iter()
-                .map(|c| ContainerRecord::new(c.name.clone()))
-                .collect(),
+            containers: containers(deployment).map(|(c, _)| ContainerRecord::new(c.name.clone())).collect(),
             fetch_failures: 0,
             phase: Phase::Pending,
             since: now,
@@ -305,11 +331,18 @@ impl Record {
 
     /// Whether all of it is healthy.
     pub fn is_healthy(&self, deployment: &Deployment) -> bool {
-        deployment
-            .template
-            .containers
-            .iter()
-            .all(|c| self.container(&c.name).is_some_and(|r| r.is_healthy(policy(deployment, c))))
+        containers(deployment)
+            .all(|(c, policy)| self.container(&c.name).is_some_and(|r| r.is_healthy(policy)))
+    }
+
+    /// The first container that others have to wait for: it comes before them and has not ended with success.
+    pub fn first_unfinished(&self, deployment: &Deployment) -> Option<usize> {
+        let t = &deployment.template;
+        let done = |c: &Container| {
+            let state = self.container(&c.name).map(|r| &r.state);
+            matches!(state, Some(RunState::Ended { cause, .. }) if is_success(cause))
+        };
+        Some(t.containers.len() + t.init_containers.iter().position(|c| !done(c))?)
     }
 
     /// Until when it must be healthy.

@@ -1,7 +1,7 @@
 //! From what is known of one revision to the status that is reported. Never decides anything.
 
 use crate::plan::{Activity, Desired, Observed, ObservedPod, Preparing, Standing, waiting};
-use crate::record::{self, ContainerRecord, RunState, cause_code, is_success, policy};
+use crate::record::{self, ContainerRecord, RunState, cause_code, is_success};
 use shoal_protocol::ids::Timestamp;
 use shoal_protocol::v1::{Cause, ContainerStatus, Phase, PodStatus};
 
@@ -45,7 +45,10 @@ pub fn status(d: &Desired, all: &[Desired], observed: &Observed, now: Timestamp)
         message: place.message,
         deadline: place.deadline,
         containers: pod
-            .map(|p| p.record.containers.iter().map(container_status).collect())
+            .map(|p| {
+                let init = |number| d.deployment.template.is_init(number);
+                p.record.containers.iter().enumerate().map(|(n, c)| container_status(c, init(n))).collect()
+            })
             .unwrap_or_default(),
     }
 }
@@ -161,10 +164,10 @@ fn locate_started(d: &Desired, pod: &ObservedPod, now: Timestamp) -> Where {
     };
     let mut last_failure = None;
     let mut waits: Option<(&ContainerRecord, Timestamp)> = None;
-    for spec in &d.deployment.template.containers {
+    for (spec, policy) in record::containers(&d.deployment) {
         let Some(c) = record.container(&spec.name) else { continue };
         if let Some(cause) = ended(c) {
-            if let Some(due) = c.due(policy(&d.deployment, spec), now) {
+            if let Some(due) = c.due(policy, now) {
                 if waits.is_none_or(|(_, t)| due < t) {
                     waits = Some((c, due));
                 }
@@ -205,10 +208,22 @@ fn locate_started(d: &Desired, pod: &ObservedPod, now: Timestamp) -> Where {
             Where::at(Phase::Healthy)
         };
     }
+    if let Some(first) = record.first_unfinished(&d.deployment).and_then(|n| record.containers.get(n)) {
+        return Where::because(
+            Phase::Running,
+            "initializing",
+            format!("container {} runs before the others", first.name),
+            Some(record.deadline(&d.deployment)),
+        );
+    }
+    if let Some(c) = record.containers.iter().find(|c| c.is_running() && c.ready == Some(false)) {
+        let message = format!("container {} does not pass its readiness probe", c.name);
+        return Where::because(Phase::Running, "not_ready", message, None);
+    }
     Where::at(Phase::Running)
 }
 
-fn container_status(c: &ContainerRecord) -> ContainerStatus {
+fn container_status(c: &ContainerRecord, init: bool) -> ContainerStatus {
     let (finished_at, last_end) = match &c.state {
         RunState::Ended { at, cause } => (Some(*at), Some(cause.clone())),
         _ => (None, None),
@@ -230,6 +245,10 @@ fn container_status(c: &ContainerRecord) -> ContainerStatus {
         stderr_tail: c.stderr_tail.clone(),
         dropped_lines: None,
         compiled: c.compiled.clone(),
+        cpu_throttled_periods: None,
+        ready: c.ready.filter(|_| c.is_running()),
+        probe_message: None,
+        init,
     }
 }
 

@@ -33,6 +33,9 @@ pub(crate) fn container(name: &str) -> Container {
         devices: vec![],
         capabilities: vec![],
         self_test: None,
+        stdin: false,
+        post_start: None,
+        pre_stop: None,
     }
 }
 
@@ -60,6 +63,7 @@ pub(crate) fn deployment(name: &str, sequence: u64, policy: RestartPolicy) -> De
             annotations: TextMap::default(),
             ports: vec![],
             required_features: vec![],
+            init_containers: vec![],
         },
         not_before: None,
         requires: vec![],

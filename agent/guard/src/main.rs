@@ -6,6 +6,7 @@ mod admit;
 mod clock;
 mod log;
 mod points;
+mod probe;
 mod say;
 mod supervise;
 
@@ -23,7 +24,8 @@ Verbs:
   supervise   Start admit and log, and run what admission permits (the service's main process)
   stop-all    Stop all containers, remove their groups and mounts, and end the guard
   status      Say how the guard is
-  admit, log  Started by supervise only
+  admit, log, probe
+              Started by supervise only
 
 Options:
   --root DIR  The folder that holds the device's files [default: /]
@@ -37,11 +39,20 @@ struct Args {
     root: PathBuf,
     agent: Option<u32>,
     engine: String,
+    /// Of a probe: how long it may take, and what it gets.
+    seconds: u64,
+    path: Option<String>,
 }
 
 fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Args> {
-    let mut parsed =
-        Args { verb: String::new(), root: PathBuf::from("/"), agent: None, engine: String::new() };
+    let mut parsed = Args {
+        verb: String::new(),
+        root: PathBuf::from("/"),
+        agent: None,
+        engine: String::new(),
+        seconds: 1,
+        path: None,
+    };
     let mut args = args;
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
@@ -49,6 +60,8 @@ fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Args> {
             "--root" => parsed.root = value()?.into(),
             "--agent" => parsed.agent = Some(value()?.parse().context("--agent needs a uid")?),
             "--engine" => parsed.engine = value()?,
+            "--seconds" => parsed.seconds = value()?.parse().context("--seconds needs a number")?,
+            "--path" => parsed.path = Some(value()?),
             "-h" | "--help" => parsed.verb = "help".into(),
             "-V" | "--version" => parsed.verb = "version".into(),
             verb if parsed.verb.is_empty() && !verb.starts_with('-') => parsed.verb = verb.into(),
@@ -82,6 +95,11 @@ fn run() -> anyhow::Result<()> {
         "log" => {
             say::name("log");
             log::run(&Layout::new(args.root))?;
+        }
+        "probe" => {
+            let fd = |n| supervise::process::inherited(n).context("a probe is started by supervise only");
+            let time = std::time::Duration::from_secs(args.seconds.min(3600));
+            probe::run(&fd(0)?, &fd(1)?, args.path.as_deref(), time)?;
         }
         "stop-all" => {
             say::name("stop-all");

@@ -45,6 +45,11 @@ fn container(name: &str, module: &[u8]) -> TicketContainer {
         restart: Restart::Never,
         interpreter: false,
         self_test: None,
+        probes: vec![],
+        post_start: None,
+        pre_stop: None,
+        stdin: false,
+        init: false,
     }
 }
 

@@ -374,6 +374,8 @@ pub enum Event {
         /// Which start of it.
         attempt: u64,
     },
+    /// supervise: a running container changed in what its probes say.
+    Probed(Box<ContainerState>),
 }
 
 /// A connection of events. Whoever does not read them is disconnected: connect again and ask for the state.
@@ -433,6 +435,7 @@ fn event(msg: Msg) -> Result<Event, Error> {
         Msg::Preparing { module, stage } => Ok(Event::Preparing { module, stage }),
         Msg::Ended { state } => Ok(Event::Ended(Box::new(state))),
         Msg::Healthy { ticket, container, attempt } => Ok(Event::Healthy { ticket, container, attempt }),
+        Msg::Probed { state } => Ok(Event::Probed(Box::new(state))),
         other => unexpected(&other),
     }
 }

@@ -352,6 +352,11 @@ messages! {
         /// How far.
         stage: PrepareStage,
     }
+    /// Event: a running container changed in what its probes say.
+    Probed = 86, 0 {
+        /// It.
+        state: ContainerState,
+    }
 
     /// supervise → log: the read ends of standard output and error of a container.
     Attach = 100, 2 {
@@ -481,6 +486,7 @@ impl Msg {
                 | Self::Preparing { .. }
                 | Self::Ended { .. }
                 | Self::Healthy { .. }
+                | Self::Probed { .. }
         )
     }
 }

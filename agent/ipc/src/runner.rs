@@ -161,6 +161,8 @@ layout! {
         pub oom_score_adj: Option<i64>,
         /// Its network.
         pub network: NetworkPlace,
+        /// CPU seconds that it may use; the kernel kills it after them.
+        pub cpu_seconds: Option<u64>,
     }
 
     /// What the zygote saw of an end.

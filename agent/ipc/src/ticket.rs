@@ -38,7 +38,81 @@ tagged! {
     }
 }
 
+tagged! {
+    /// Which of a container's probes.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum ProbeKind: "probe kind" {
+        /// Restarted when it fails.
+        Liveness = 0,
+        /// Not healthy while it fails.
+        Readiness = 1,
+        /// Nothing else is probed before it passes.
+        Startup = 2,
+    }
+}
+
+tagged! {
+    /// What a probe asks.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub enum ProbeAction: "probe action" {
+        /// A module of the image that exits 0.
+        Exec = 0 {
+            /// It.
+            entry: TicketEntry,
+        },
+        /// A connection that is accepted.
+        Tcp = 1 {
+            /// Port.
+            port: u16,
+        },
+        /// A GET that answers 2xx or 3xx.
+        Http = 2 {
+            /// Port.
+            port: u16,
+            /// Path.
+            path: String,
+        },
+        /// A file that changes.
+        FileFresh = 3 {
+            /// Index in the ticket's volumes.
+            volume: u16,
+            /// Relative to the volume.
+            path: String,
+            /// Seconds that may pass between two changes.
+            max_age: u32,
+        },
+    }
+}
+
 layout! {
+    /// A second module of a container's image, that runs beside it for a moment.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct TicketEntry {
+        /// The module as signed.
+        pub module: TicketFile,
+        /// The whole argument vector.
+        pub argv: Vec<String>,
+    }
+
+    /// A probe; times in seconds.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct TicketProbe {
+        /// Which.
+        pub kind: ProbeKind,
+        /// What is asked.
+        pub action: ProbeAction,
+        /// Before the first one.
+        pub initial_delay: u32,
+        /// Between two.
+        pub period: u32,
+        /// Until it counts as failed.
+        pub timeout: u32,
+        /// Failures in a row that are one failure.
+        pub failures: u32,
+        /// Successes in a row that are one success.
+        pub successes: u32,
+    }
+
     /// Limits of a pod or container; units as in CRI v1 `LinuxContainerResources`.
     #[derive(Debug, Clone, PartialEq, Eq, Default)]
     pub struct Limits {
@@ -60,6 +134,10 @@ layout! {
         pub oom_score_adj: Option<i64>,
         /// The guest's linear memory, pages of 64 KiB.
         pub wasm_pages: Option<u32>,
+        /// CPU seconds of one run.
+        pub cpu_seconds: Option<u64>,
+        /// Seconds that one run may last.
+        pub wall_seconds: Option<u64>,
     }
 
     /// A regular file of the image, by content.
@@ -131,6 +209,16 @@ layout! {
         pub interpreter: bool,
         /// The export that must pass before the container is staged.
         pub self_test: Option<String>,
+        /// Its probes, at most one of each kind.
+        pub probes: Vec<TicketProbe>,
+        /// Runs once it was started.
+        pub post_start: Option<TicketEntry>,
+        /// Runs before it is asked to end.
+        pub pre_stop: Option<TicketEntry>,
+        /// Whether its standard input stays open until it is asked to end.
+        pub stdin: bool,
+        /// Whether it must have exited 0 before those without this mark start.
+        pub init: bool,
     }
 
     /// A permission; a newer one of the same id replaces it.
@@ -156,8 +244,20 @@ layout! {
         pub limits: Limits,
         /// Volumes that containers may mount.
         pub volumes: Vec<TicketVolume>,
-        /// At least one, at most 16.
+        /// At least one, at most 16; those that come before the others stand last.
         pub containers: Vec<TicketContainer>,
+    }
+}
+
+impl TicketContainer {
+    /// Its module, and those of its probes and hooks.
+    pub fn modules(&self) -> impl Iterator<Item = &TicketFile> {
+        let probes = self.probes.iter().filter_map(|p| match &p.action {
+            ProbeAction::Exec { entry } => Some(entry),
+            _ => None,
+        });
+        let hooks = self.post_start.iter().chain(&self.pre_stop);
+        std::iter::once(&self.module).chain(probes.chain(hooks).map(|e| &e.module))
     }
 }
 
@@ -165,13 +265,18 @@ impl Ticket {
     /// All modules and files with their sizes, each digest once; modules first.
     pub fn items(&self) -> Vec<&TicketFile> {
         let mut seen = std::collections::BTreeSet::new();
-        let modules = self.containers.iter().map(|c| &c.module);
+        let modules = self.modules();
         let files = self.containers.iter().flat_map(|c| &c.files);
         modules.chain(files).filter(|f| seen.insert(f.digest)).collect()
     }
 
-    /// Whether `digest` is the module of some container.
+    /// All modules that may run; one may stand several times.
+    pub fn modules(&self) -> impl Iterator<Item = &TicketFile> {
+        self.containers.iter().flat_map(TicketContainer::modules)
+    }
+
+    /// Whether `digest` is a module that may run.
     pub fn is_module(&self, digest: &Digest) -> bool {
-        self.containers.iter().any(|c| c.module.digest == *digest)
+        self.modules().any(|m| m.digest == *digest)
     }
 }

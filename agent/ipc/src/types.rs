@@ -1,5 +1,6 @@
 //! The plain data inside messages: what runs, how it ended, what admission holds.
 
+use crate::ticket::ProbeKind;
 use crate::wire::{Reader, Writer, layout, tagged};
 use crate::{Error, Field};
 use std::fmt;
@@ -101,8 +102,15 @@ tagged! {
             /// How.
             cause: Cause,
         },
-        /// It ran ten seconds, or exited 0 where it need not run on.
+        /// It ran ten seconds and passes its probes, or exited 0 where it need not run on.
         Healthy = 2,
+        /// A probe of it changed its mind.
+        Probed = 3 {
+            /// Which.
+            probe: ProbeKind,
+            /// Whether it passes now.
+            passed: bool,
+        },
     }
 }
 
@@ -174,6 +182,8 @@ layout! {
         pub cpu_throttled: u64,
         /// Limits as read back.
         pub applied: Applied,
+        /// Periods in which it was throttled.
+        pub cpu_throttled_periods: u64,
     }
 
     /// What one compilation cost.
@@ -235,6 +245,10 @@ layout! {
         pub dropped_lines: u64,
         /// Whether its ticket is an unsigned one, brought by uid 0 of this device.
         pub local: bool,
+        /// Whether its readiness probe passes; absent without one.
+        pub ready: Option<bool>,
+        /// Why a probe of it failed last; empty when none did, at most 256 bytes.
+        pub probe_message: String,
     }
 
     /// What this guard can and does enforce.

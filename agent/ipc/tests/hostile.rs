@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 use shoal_ipc::{
     Applied, Cause, CompiledInfo, ContainerState, Digest, EndRecord, EnvVar, Error, FactEvent, HeldRevision,
-    HeldRole, Limits, MESSAGE_MAX, ModuleState, Msg, PrepareStage, Restart, StatsInfo, TICKET_MAX, Ticket,
-    TicketContainer, TicketFile, TicketMount, TicketVolume, TrustSummary, VolumeSource, decode, encode,
+    HeldRole, Limits, MESSAGE_MAX, ModuleState, Msg, PrepareStage, ProbeAction, ProbeKind, Restart,
+    StatsInfo, TICKET_MAX, Ticket, TicketContainer, TicketEntry, TicketFile, TicketMount, TicketProbe,
+    TicketVolume, TrustSummary, VolumeSource, decode, encode,
 };
 
 const D: Digest = Digest([7; 32]);
@@ -28,10 +29,13 @@ fn state() -> ContainerState {
             cpu_usage: 3,
             cpu_throttled: 4,
             applied: Applied { memory_limit: Some(9), cpuset_cpus: Some("0".into()), ..Applied::default() },
+            cpu_throttled_periods: 5,
         },
         stderr_tail: "oh\n".into(),
         dropped_lines: 8,
         local: true,
+        ready: Some(false),
+        probe_message: "readiness: no answer in 1 s".into(),
     }
 }
 
@@ -68,6 +72,7 @@ fn messages() -> Vec<Msg> {
         Msg::Stop { ticket: D, container: None, grace_ms: 1 },
         Msg::ContainerIs { state: state() },
         Msg::Ended { state: state() },
+        Msg::Probed { state: state() },
         Msg::Dropped { id: 1, lines: 2, end: true, stderr_tail: String::new() },
         Msg::StartAttached { ticket: D, container: 2, attempt: 1 },
         Msg::StartedAttached { pid: 9, started_at: 8, applied: Applied::default() },
@@ -76,6 +81,23 @@ fn messages() -> Vec<Msg> {
         Msg::DropContainer { pod: "local_a_1".into(), container: "main".into() },
         Msg::Reopen { id: 3 },
     ]
+}
+
+fn entry() -> TicketEntry {
+    let module = TicketFile { path: "/b.wasm".into(), size: 1, mode: 0o644, digest: Digest([8; 32]) };
+    TicketEntry { module, argv: vec!["b".into()] }
+}
+
+fn probe(action: ProbeAction) -> TicketProbe {
+    let kind = ProbeKind::Startup;
+    TicketProbe { kind, action, initial_delay: 1, period: 2, timeout: 3, failures: 4, successes: 5 }
+}
+
+#[test]
+fn a_tickets_modules_are_those_of_its_containers_probes_and_hooks() {
+    let t = ticket();
+    assert_eq!(t.items().iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), ["/a.wasm", "/b.wasm"]);
+    assert!(t.is_module(&Digest([8; 32])) && !t.is_module(&Digest([9; 32])));
 }
 
 fn ticket() -> Ticket {
@@ -107,6 +129,11 @@ fn ticket() -> Ticket {
             restart: Restart::OnFailure,
             interpreter: true,
             self_test: Some("check".into()),
+            probes: vec![probe(ProbeAction::Exec { entry: entry() })],
+            post_start: Some(entry()),
+            pre_stop: None,
+            stdin: true,
+            init: false,
         }],
     }
 }
@@ -165,7 +192,7 @@ fn tickets_come_back_and_above_their_size_are_refused() {
         assert!(Ticket::decode(&t.encode()[..cut]).is_err());
     }
     assert!(matches!(Ticket::decode(&vec![0; TICKET_MAX + 1]), Err(Error::TooLarge { .. })));
-    assert_eq!(t.items().len(), 1, "one digest, one item");
+    assert_eq!(t.items().len(), 2, "one digest, one item");
     assert!(t.is_module(&D));
 }
 

@@ -94,6 +94,12 @@ impl Daemon {
                 self.relist |=
                     !self.world.containers.contains_key(&id) && !self.world.local.contains_key(&id);
             }
+            GuardEvent::Said(Event::Probed(state)) => {
+                let status = ContainerStatus::from(*state);
+                let (pod, ready, message) = (&status.pod_name, &status.ready, &status.probe_message);
+                tracing::info!(%pod, container = %status.metadata.name, ?ready, message, "probed");
+                self.world.note_container(&status, now);
+            }
         }
     }
 

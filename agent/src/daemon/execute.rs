@@ -110,7 +110,7 @@ impl Daemon {
 
     fn kept_images(&self) -> BTreeSet<Digest> {
         let held = self.world.desired.iter().filter(|d| !matches!(d.standing, Standing::Withdrawn { .. }));
-        held.flat_map(|d| &d.deployment.template.containers).map(|c| c.image.manifest).collect()
+        held.flat_map(|d| d.deployment.template.all_containers()).map(|c| c.image.manifest).collect()
     }
 
     async fn start(&mut self, pod: Digest, container: usize) {
@@ -222,7 +222,7 @@ impl Daemon {
                 .pods
                 .get(&d.revision.digest)
                 .is_some_and(|p| p.activity == Activity::Compiling);
-            busy && d.deployment.template.containers.iter().any(|c| c.image.module.digest == module)
+            busy && d.deployment.template.all_containers().any(|c| c.modules().any(|m| m.digest == module))
         };
         self.world.desired.iter().filter(waits).map(|d| d.revision.digest).collect()
     }
@@ -234,7 +234,7 @@ impl Daemon {
             observed.activity = Activity::Pulling;
         }
         let mut wanted: Vec<Wanted> = Vec::new();
-        for container in &desired.deployment.template.containers {
+        for container in desired.deployment.template.all_containers() {
             let image = Wanted { image: container.image.clone() };
             if !image.has_none_of(missing) && !wanted.contains(&image) {
                 wanted.push(image);
@@ -305,6 +305,8 @@ impl Daemon {
             stderr_tail: String::new(),
             dropped_lines: 0,
             local: false,
+            ready: None,
+            probe_message: String::new(),
         };
         self.world.containers.insert(id, state.into());
     }

@@ -78,6 +78,8 @@ fn essence(status: &PodStatus) -> PodStatus {
         c.cpu_usage = None;
         c.cpu_throttled = None;
         c.dropped_lines = None;
+        c.cpu_throttled_periods = None;
+        c.probe_message = None;
     }
     s
 }

@@ -221,6 +221,16 @@ impl World {
             if !pod.record.any_running() {
                 pod.stopping = None;
             }
+            // What came before the others and supervise knows no more of did its work for a pod that is gone.
+            let known = |name: &str| listed.iter().any(|s| s.id.pod == *digest && s.metadata.name == name);
+            let wanted = self.desired.iter().find(|d| d.revision.digest == *digest);
+            let first = wanted.map_or(usize::MAX, |d| d.deployment.template.containers.len());
+            for c in pod.record.containers.iter_mut().skip(first) {
+                if matches!(c.state, RunState::Ended { .. }) && !known(c.name.as_str()) {
+                    c.undone();
+                    self.dirty.insert(*digest);
+                }
+            }
         }
     }
 
@@ -248,10 +258,11 @@ impl World {
                 record.adopted(attempt, Timestamp(status.started_at));
             }
             let news = fresh | (status.healthy && record.found_healthy(attempt));
+            let record_judged = record.judged(status.ready);
             if fresh {
                 pod.record.activated_at.get_or_insert(Timestamp(status.started_at));
             }
-            news
+            news | record_judged
         } else {
             let fresh = record.attempt != attempt || !matches!(record.state, RunState::Ended { .. });
             if fresh {
@@ -304,7 +315,7 @@ impl World {
                 self.dirty.insert(sandbox.id);
             }
         }
-        for spec in &d.deployment.template.containers {
+        for spec in d.deployment.template.all_containers() {
             let info = sandbox.modules.iter().find(|m| m.digest.0 == spec.image.module.digest.0);
             let (Some(info), Some(record)) =
                 (info.and_then(|m| m.compiled.as_ref()), pod.record.container_mut(&spec.name))
@@ -324,7 +335,7 @@ impl World {
         let Some(observed) = self.observed.pods.get_mut(&pod) else { return };
         // The next plan asks how far the revision is.
         observed.activity = Activity::Idle;
-        for spec in d.deployment.template.containers.iter().filter(|c| c.image.module.digest == module) {
+        for spec in d.deployment.template.all_containers().filter(|c| c.image.module.digest == module) {
             if let Some(record) = observed.record.container_mut(&spec.name) {
                 record.compiled = Some(compiled(info));
             }
@@ -383,6 +394,8 @@ fn measurements(status: &mut shoal_protocol::latest::ContainerStatus, seen: &Con
     status.cpu_throttled = Some(s.cpu_throttled).filter(|n| *n > 0);
     status.cpu_quota = s.applied.cpu_quota;
     status.cpu_period = s.applied.cpu_period;
+    status.cpu_throttled_periods = Some(s.cpu_throttled_periods).filter(|n| *n > 0);
+    status.probe_message = Some(seen.probe_message.clone()).filter(|m| !m.is_empty());
     status.dropped_lines = Some(seen.dropped_lines).filter(|n| *n > 0);
 }
 

@@ -7,7 +7,7 @@ use shoal_image::{FileEntry, Overrides, Resolved};
 use shoal_protocol::Code;
 use shoal_protocol::ids::{FleetId, Timestamp};
 use shoal_protocol::latest::{
-    Container, Deployment, EnvVar, File, Image, Network, PodTemplate, Probe, ProbeAction,
+    Container, Deployment, EnvVar, File, Hook, Image, Network, PodTemplate, Probe, ProbeAction,
 };
 use std::collections::BTreeMap;
 
@@ -28,15 +28,13 @@ pub(crate) fn deployment(
     pinned: &BTreeMap<String, Pinned>,
     stamp: &Stamp,
 ) -> Result<Deployment> {
-    let containers = draft
-        .containers
-        .iter()
-        .map(|c| {
-            let image =
-                pinned.get(&c.image).ok_or_else(|| CliError::failure(format!("{} was not read", c.image)))?;
-            container(c, image, &draft.pod)
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let read = |c: &ContainerDraft| {
+        let image =
+            pinned.get(&c.image).ok_or_else(|| CliError::failure(format!("{} was not read", c.image)))?;
+        container(c, image, &draft.pod)
+    };
+    let containers = draft.containers.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let init_containers = draft.init_containers.iter().map(read).collect::<Result<Vec<_>>>()?;
     Ok(Deployment {
         fleet: stamp.fleet.clone(),
         epoch: stamp.epoch,
@@ -47,7 +45,7 @@ pub(crate) fn deployment(
         target: draft.target.clone(),
         rollout: draft.rollout.clone(),
         logs: draft.logs,
-        template: PodTemplate { containers, ..draft.pod.clone() },
+        template: PodTemplate { containers, init_containers, ..draft.pod.clone() },
         not_before: draft.not_before,
         requires: draft.requires.clone(),
     })
@@ -81,8 +79,20 @@ fn container(c: &ContainerDraft, pinned: &Pinned, pod: &PodTemplate) -> Result<C
         .map_err(|e| crate::images::image_error(&what, e))?;
     check_self_test(&what, c.self_test.as_deref(), &facts.exports)?;
     check_memory(&what, facts.memory.map(|m| m.min_pages), c.resources.memory_limit)?;
-    let probe =
-        |p: &Option<ProbeDraft>| p.as_ref().map(|p| probe(p, pinned, &what, &working_dir)).transpose();
+    let second = |command: &[String], called: &str| {
+        let what = format!("{what}: {called}");
+        let (file, argv) = entry(command, pinned, &what, &working_dir)?;
+        pinned
+            .facts(&what, &file)?
+            .check(pod.network != Network::None, c.resources.wasm_pages)
+            .map_err(|e| crate::images::image_error(&what, e))?;
+        Ok((self::file(&file), argv))
+    };
+    let probe = |p: &Option<ProbeDraft>| p.as_ref().map(|p| probe(p, &second)).transpose();
+    let hook = |command: Option<&Vec<String>>, called: &str| {
+        let entry = command.map(|command| second(command, called)).transpose()?;
+        Ok::<_, CliError>(entry.map(|(module, argv)| Hook { module, argv }))
+    };
     Ok(Container {
         name: c.name.clone(),
         image: Image {
@@ -106,6 +116,9 @@ fn container(c: &ContainerDraft, pinned: &Pinned, pod: &PodTemplate) -> Result<C
         devices: c.devices.clone(),
         capabilities: c.capabilities.clone(),
         self_test: c.self_test.clone(),
+        stdin: c.stdin,
+        post_start: hook(c.post_start.as_ref(), "postStart")?,
+        pre_stop: hook(c.pre_stop.as_ref(), "preStop")?,
     })
 }
 
@@ -134,20 +147,18 @@ fn check_memory(what: &str, min_pages: Option<u64>, limit: Option<u64>) -> Resul
     Ok(())
 }
 
-fn probe(p: &ProbeDraft, pinned: &Pinned, what: &str, working_dir: &str) -> Result<Probe> {
+type Second<'a> = &'a dyn Fn(&[String], &str) -> Result<(File, Vec<String>)>;
+
+fn probe(p: &ProbeDraft, second: Second<'_>) -> Result<Probe> {
     let action = match &p.action {
         ProbeActionDraft::Tcp(port) => ProbeAction::Tcp { port: *port },
         ProbeActionDraft::Http(port, path) => ProbeAction::Http { port: *port, path: path.clone() },
+        ProbeActionDraft::FileFresh(path, max_age) => {
+            ProbeAction::FileFresh { path: path.clone(), max_age: *max_age }
+        }
         ProbeActionDraft::Exec(command) => {
-            let overrides = Overrides {
-                command: Some(command.clone()),
-                working_dir: Some(working_dir.to_owned()),
-                ..Overrides::default()
-            };
-            let r = shoal_image::resolve(&pinned.image, &overrides)
-                .map_err(|e| crate::images::image_error(&format!("{what}: probe"), e))?;
-            pinned.facts(&format!("{what}: probe"), &r.module)?;
-            ProbeAction::Exec { module: file(&r.module), argv: r.argv }
+            let (module, argv) = second(command, "probe")?;
+            ProbeAction::Exec { module, argv }
         }
     };
     Ok(Probe {
@@ -156,7 +167,25 @@ fn probe(p: &ProbeDraft, pinned: &Pinned, what: &str, working_dir: &str) -> Resu
         period: p.period,
         timeout: p.timeout,
         failure_threshold: p.failure_threshold,
+        success_threshold: p.success_threshold,
     })
+}
+
+/// A second module of the image, found as a command is.
+fn entry(
+    command: &[String],
+    pinned: &Pinned,
+    what: &str,
+    working_dir: &str,
+) -> Result<(FileEntry, Vec<String>)> {
+    let overrides = Overrides {
+        command: Some(command.to_vec()),
+        working_dir: Some(working_dir.to_owned()),
+        ..Overrides::default()
+    };
+    let r =
+        shoal_image::resolve(&pinned.image, &overrides).map_err(|e| crate::images::image_error(what, e))?;
+    Ok((r.module, r.argv))
 }
 
 /// Whether two revisions differ in anything that devices act on.

@@ -88,8 +88,6 @@ fn s16_a_reserved_value_is_refused_before_it_is_published() {
     for (pod, container) in [
         ("hostNetwork: true", ""),
         ("runtimeClassName: oci", ""),
-        ("", "livenessProbe: {tcpSocket: {port: 80}}"),
-        ("", "livenessProbe: {exec: {command: [app.wasm]}}"),
         ("", "securityContext: {capabilities: {add: [NET_ADMIN]}}"),
     ] {
         let d = compose(&fleet, &trust, &draft(pod, container)).unwrap();

@@ -99,7 +99,10 @@ pub(crate) fn facts(d: &Deployment, modules: &BTreeMap<Digest, ModuleFacts>) -> 
     for p in &t.ports {
         put(format!("pod.port.{}", p.host_port), format!("{} in the pod", p.container_port));
     }
-    for c in &t.containers {
+    for (number, c) in t.all_containers().enumerate() {
+        if let Some(place) = number.checked_sub(t.containers.len()) {
+            put(format!("{}.runs", c.name), format!("to its end before the others, as number {}", place + 1));
+        }
         for (k, v) in container(c, modules) {
             put(format!("{}.{k}", c.name), v);
         }
@@ -170,9 +173,25 @@ fn container(c: &Container, modules: &BTreeMap<Digest, ModuleFacts>) -> Vec<(Str
                 ProbeAction::Exec { argv, .. } => format!("runs {}", argv.join(" ")),
                 ProbeAction::Tcp { port } => format!("connects to port {port}"),
                 ProbeAction::Http { port, path } => format!("GET {path} on port {port}"),
+                ProbeAction::FileFresh { path, max_age } => {
+                    format!("sees {path} change within {max_age} s, looking")
+                }
             };
-            out.push((format!("probe.{key}"), format!("{action} every {} s", p.period)));
+            let (delay, timeout, failures) = (p.initial_delay, p.timeout, p.failure_threshold);
+            let successes = p.success_threshold.map(|n| format!(", {n} successes")).unwrap_or_default();
+            let times =
+                format!("every {} s after {delay} s, {timeout} s each, {failures} failures", p.period);
+            out.push((format!("probe.{key}"), format!("{action} {times}{successes}")));
         }
+    }
+    for (key, hook) in [("postStart", &c.post_start), ("preStop", &c.pre_stop)] {
+        out.extend(hook.as_ref().map(|h| {
+            let module = format!("{} ({})", h.module.path, short(&h.module.digest));
+            (format!("hook.{key}"), format!("runs {} of {module}", h.argv.join(" ")))
+        }));
+    }
+    if c.stdin {
+        out.push(("stdin".to_owned(), "open until it is asked to end".to_owned()));
     }
     out.extend(c.devices.iter().map(|d| (format!("device.{}", d.path), d.host_path.clone())));
     out.extend(c.capabilities.iter().map(|k| (format!("capability.{k}"), "asked for".to_owned())));

@@ -157,7 +157,7 @@ fn standing(deployment: &Deployment, member: &Member<'_>, now: Timestamp) -> Sta
         let reason = pod.reason.as_deref().unwrap_or("failed");
         return Standing::new(DeviceRollout::Failed, reason, pod.message.clone().unwrap_or_default());
     }
-    let all_healthy = deployment.template.containers.iter().all(|c| member.healthy.contains(&c.name));
+    let all_healthy = deployment.template.all_containers().all(|c| member.healthy.contains(&c.name));
     if all_healthy {
         return Standing { rollout: DeviceRollout::Healthy, reason: None, message: None, deadline: None };
     }
@@ -238,6 +238,9 @@ pub(crate) mod tests {
             devices: Vec::new(),
             capabilities: Vec::new(),
             self_test: None,
+            stdin: false,
+            post_start: None,
+            pre_stop: None,
         };
         let template = wire::PodTemplate {
             runtime_class: wire::RuntimeClass::Wasm,
@@ -252,6 +255,7 @@ pub(crate) mod tests {
             annotations: shoal_protocol::text_map::TextMap::default(),
             ports: Vec::new(),
             required_features: Vec::new(),
+            init_containers: Vec::new(),
         };
         Deployment {
             fleet: FleetId::of_root(&Digest::of(b"r")),

@@ -321,6 +321,9 @@ impl Operator {
             devices: Vec::new(),
             capabilities: Vec::new(),
             self_test: None,
+            stdin: false,
+            post_start: None,
+            pre_stop: None,
         };
         let template = wire::PodTemplate {
             runtime_class: wire::RuntimeClass::Wasm,
@@ -335,6 +338,7 @@ impl Operator {
             annotations: TextMap::default(),
             ports: Vec::new(),
             required_features: Vec::new(),
+            init_containers: Vec::new(),
         };
         let match_labels = labels.iter().copied().collect();
         let selector = Some(wire::Selector { match_labels, ..wire::Selector::default() });

@@ -157,6 +157,11 @@ impl Device {
             restart: Restart::Never,
             interpreter: false,
             self_test: None,
+            probes: Vec::new(),
+            post_start: None,
+            pre_stop: None,
+            stdin: false,
+            init: false,
         };
         let id = Digest([number; 32]);
         let ticket = Ticket {

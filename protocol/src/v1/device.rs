@@ -1,6 +1,6 @@
 //! What concerns one device: its record, orders to it, its reports, and the facts that its admission signs.
 
-use super::{Key, Revision};
+use super::{Key, ProbeKind, Revision};
 use crate::ids::{Bytes, DeviceId, Digest, FleetId, Name, Timestamp};
 use crate::text_map::TextMap;
 use serde::{Deserialize, Serialize};
@@ -205,6 +205,18 @@ pub struct ContainerStatus {
     /// What is known of its compiled code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compiled: Option<Compiled>,
+    /// Periods in which it was throttled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_throttled_periods: Option<u64>,
+    /// Whether its readiness probe passes; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+    /// Why a probe of it failed last, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_message: Option<String>,
+    /// Whether it is one that comes before the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub init: bool,
 }
 
 /// What one compilation cost.
@@ -337,6 +349,13 @@ pub enum Event {
     },
     /// It counts as healthy.
     Healthy,
+    /// A probe of it changed its mind.
+    Probed {
+        /// Which one.
+        probe: ProbeKind,
+        /// Whether it passes now.
+        passed: bool,
+    },
 }
 
 /// What supervise saw, signed by admit's attest key: a broken-into agent can withhold, not invent.

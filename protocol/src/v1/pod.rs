@@ -161,10 +161,10 @@ pub struct Resources {
     /// The guest's linear memory, in pages of 64 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wasm_pages: Option<u64>,
-    /// Total CPU seconds, then `cpu_limit` (reserved).
+    /// CPU seconds of one run in total, then it ends by `cpu_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<u64>,
-    /// Wall seconds, then `time_limit` (reserved).
+    /// Seconds that one run may last, then it ends by `time_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wall_seconds: Option<u64>,
 }
@@ -191,9 +191,27 @@ pub enum ProbeAction {
         /// Path.
         path: String,
     },
+    /// A file in a volume of the pod that changes: for guests that have no network and no second module.
+    FileFresh {
+        /// Absolute path in the container, below one of its mounts.
+        path: String,
+        /// Seconds that may pass between two changes.
+        max_age: u64,
+    },
 }
 
-/// A health probe (Kubernetes `Probe`); times in seconds. Reserved.
+/// Which of a container's probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ProbeKind {
+    /// Restarted when it fails.
+    Liveness,
+    /// Not healthy while it fails.
+    Readiness,
+    /// Nothing else is probed before it passes.
+    Startup,
+}
+
+/// A health probe (Kubernetes `Probe`); times in seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// What is asked.
@@ -206,6 +224,18 @@ pub struct Probe {
     pub timeout: u64,
     /// How many failures in a row are one failure.
     pub failure_threshold: u64,
+    /// How many successes in a row are one success; absent is 1, and only a readiness probe may ask for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub success_threshold: Option<u64>,
+}
+
+/// A module of the image that runs beside a container for a moment (Kubernetes `lifecycle`, `exec` only).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// The module.
+    pub module: File,
+    /// Its argument vector.
+    pub argv: Vec<String>,
 }
 
 /// A device node granted to a container (reserved).
@@ -245,13 +275,13 @@ pub struct Container {
     /// Overrides the pod's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
-    /// Restarted when it fails (reserved).
+    /// Restarted when it fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub liveness_probe: Option<Probe>,
-    /// Not healthy before it succeeds (reserved).
+    /// Not healthy before it succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_probe: Option<Probe>,
-    /// Nothing else is probed before it succeeds (reserved).
+    /// Nothing else is probed before it succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup_probe: Option<Probe>,
     /// Device nodes (reserved).
@@ -263,6 +293,38 @@ pub struct Container {
     /// An exported function that must pass on the device before the revision is staged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub self_test: Option<String>,
+    /// Whether its standard input stays open, and silent, until it is asked to end; else it is empty from the start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin: bool,
+    /// Runs once the container was started; when it fails, the container ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_start: Option<Hook>,
+    /// Runs before the container is asked to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_stop: Option<Hook>,
+}
+
+impl Container {
+    /// Its probes, each with its kind.
+    pub fn probes(&self) -> impl Iterator<Item = (ProbeKind, &Probe)> {
+        [
+            (ProbeKind::Liveness, &self.liveness_probe),
+            (ProbeKind::Readiness, &self.readiness_probe),
+            (ProbeKind::Startup, &self.startup_probe),
+        ]
+        .into_iter()
+        .filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)))
+    }
+
+    /// All modules that may run of its image, its own first; one may stand twice.
+    pub fn modules(&self) -> impl Iterator<Item = &File> {
+        let probes = self.probes().filter_map(|(_, p)| match &p.action {
+            ProbeAction::Exec { module, .. } => Some(module),
+            _ => None,
+        });
+        let hooks = [&self.post_start, &self.pre_stop].into_iter().flatten().map(|h| &h.module);
+        std::iter::once(&self.image.module).chain(probes).chain(hooks)
+    }
 }
 
 /// A port of the pod on the host (reserved).
@@ -287,7 +349,7 @@ pub struct PodTemplate {
     pub restart_policy: RestartPolicy,
     /// Seconds between the request to stop and the kill.
     pub termination_grace: u64,
-    /// At least one, at most 16.
+    /// At least one; at most 16 together with `init_containers`.
     pub containers: Vec<Container>,
     /// Limits of all containers together.
     pub resources: Resources,
@@ -309,4 +371,19 @@ pub struct PodTemplate {
     /// Kernel features without which the start is refused (reserved).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub required_features: Vec<String>,
+    /// Run one after the other, each to success, before the others start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub init_containers: Vec<Container>,
+}
+
+impl PodTemplate {
+    /// All containers in the order of their numbers: those that run together, then those that come before them.
+    pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.containers.iter().chain(&self.init_containers)
+    }
+
+    /// Whether this number is that of a container which comes before the others.
+    pub fn is_init(&self, number: usize) -> bool {
+        number >= self.containers.len()
+    }
 }

@@ -4,6 +4,7 @@
 
 mod deployment;
 mod device;
+mod exec;
 mod root;
 mod signatures;
 mod snapshot;

@@ -1,7 +1,7 @@
 //! What a deployment must be by itself: well-formed, within a role's ceiling, and without values that are only reserved.
 
-use super::refuse;
 use super::target::parse_version;
+use super::{exec, refuse};
 use crate::refusal::{Code, Refusal};
 use crate::v1::{
     Ceiling, Container, Deployment, Image, Network, Operator, PodTemplate, Resources, RuntimeClass, Target,
@@ -17,17 +17,14 @@ const MAX_GRACE: u64 = 24 * 3600;
 const MAX_DEADLINE: u64 = 30 * 24 * 3600;
 const MAX_PATH: usize = 1024;
 const MAX_EXPORT: usize = 128;
+const MAX_SECONDS: u64 = 10 * 366 * 24 * 3600;
 const MAX_MODULE: u64 = 256 << 20;
 const MAX_MANIFEST: u64 = 4 << 20;
 
 type Reserved = (&'static str, fn(&Deployment) -> bool);
 
 fn any(d: &Deployment, has: fn(&Container) -> bool) -> bool {
-    d.template.containers.iter().any(has)
-}
-
-fn any_resources(d: &Deployment, has: fn(&Resources) -> bool) -> bool {
-    has(&d.template.resources) || d.template.containers.iter().any(|c| has(&c.resources))
+    d.template.all_containers().any(has)
 }
 
 /// Every value that the wire has a place for and this version does not do yet: the one table.
@@ -44,11 +41,6 @@ const RESERVED: &[Reserved] = &[
     }),
     ("devices", |d| any(d, |c| !c.devices.is_empty())),
     ("capabilities", |d| any(d, |c| !c.capabilities.is_empty())),
-    ("a liveness probe", |d| any(d, |c| c.liveness_probe.is_some())),
-    ("a readiness probe", |d| any(d, |c| c.readiness_probe.is_some())),
-    ("a startup probe", |d| any(d, |c| c.startup_probe.is_some())),
-    ("a total of CPU seconds", |d| any_resources(d, |r| r.cpu_seconds.is_some())),
-    ("a total of wall seconds", |d| any_resources(d, |r| r.wall_seconds.is_some())),
     ("a ramp", |d| d.rollout.ramp.is_some()),
     ("download windows", |d| !d.rollout.download_windows.is_empty()),
     ("update windows", |d| !d.rollout.update_windows.is_empty()),
@@ -78,7 +70,7 @@ pub fn beyond(ceiling: &Ceiling, template: &PodTemplate) -> Option<String> {
             return Some(format!("host path {path}"));
         }
     }
-    for grant in template.containers.iter().flat_map(|c| &c.devices) {
+    for grant in template.all_containers().flat_map(|c| &c.devices) {
         if !ceiling.devices.contains(&grant.host_path) {
             return Some(format!("device {}", grant.host_path));
         }
@@ -91,25 +83,28 @@ pub fn beyond(ceiling: &Ceiling, template: &PodTemplate) -> Option<String> {
     }
 }
 
-/// The most memory that a pod can use: its own limit or the sum of its containers', whichever is less.
+/// The most memory that a pod can use: its own limit, or what its containers can use at one time, whichever is less.
 fn pod_memory(template: &PodTemplate) -> Option<u64> {
-    let sum = template
+    let together = template
         .containers
         .iter()
         .try_fold(0_u64, |sum, c| c.resources.memory_limit.map(|m| sum.saturating_add(m)));
-    match (template.resources.memory_limit, sum) {
+    let before =
+        template.init_containers.iter().try_fold(0, |most, c| c.resources.memory_limit.map(|m| m.max(most)));
+    let most = together.zip(before).map(|(a, b)| a.max(b));
+    match (template.resources.memory_limit, most) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
 }
 
 /// Whether `path` is `folder` or lies below it; both normalised.
-fn is_below(path: &str, folder: &str) -> bool {
+pub(super) fn is_below(path: &str, folder: &str) -> bool {
     folder == "/" || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Absolute, without empty, `.` or `..` parts, without NUL, and no longer than 1,024 bytes.
-fn is_path(path: &str) -> bool {
+pub(super) fn is_path(path: &str) -> bool {
     let parts = || path[1..].split('/');
     path.len() <= MAX_PATH
         && path.starts_with('/')
@@ -123,10 +118,10 @@ fn all_distinct<T: Ord>(items: impl IntoIterator<Item = T>) -> bool {
 }
 
 /// Checks in words: what must hold, on what.
-struct Form<'a>(&'a Deployment);
+pub(super) struct Form<'a>(pub(super) &'a Deployment);
 
 impl Form<'_> {
-    fn need(&self, holds: bool, rule: impl FnOnce() -> String) -> Result<(), Refusal> {
+    pub(super) fn need(&self, holds: bool, rule: impl FnOnce() -> String) -> Result<(), Refusal> {
         if holds { Ok(()) } else { refuse(Code::Malformed, format!("{}: {}", self.0.name, rule())) }
     }
 }
@@ -135,10 +130,11 @@ pub(super) fn check_form(deployment: &Deployment) -> Result<(), Refusal> {
     let form = Form(deployment);
     let pod = &deployment.template;
     form.need(deployment.sequence >= 1, || "sequences begin at 1".into())?;
-    form.need((1..=MAX_CONTAINERS).contains(&pod.containers.len()), || {
+    let count = pod.all_containers().count();
+    form.need(!pod.containers.is_empty() && count <= MAX_CONTAINERS, || {
         "a pod has 1 to 16 containers".into()
     })?;
-    form.need(all_distinct(pod.containers.iter().map(|c| &c.name)), || "two containers share a name".into())?;
+    form.need(all_distinct(pod.all_containers().map(|c| &c.name)), || "two containers share a name".into())?;
     form.need(pod.volumes.len() <= MAX_VOLUMES, || "a pod has at most 64 volumes".into())?;
     form.need(all_distinct(pod.volumes.iter().map(|v| &v.name)), || "two volumes share a name".into())?;
     form.need(pod.termination_grace <= MAX_GRACE, || "the grace to end is at most a day".into())?;
@@ -157,8 +153,12 @@ pub(super) fn check_form(deployment: &Deployment) -> Result<(), Refusal> {
         })?;
     }
     check_resources(&form, "the pod", &pod.resources)?;
-    for container in &pod.containers {
+    for container in pod.all_containers() {
         check_container(&form, container)?;
+        exec::check(&form, container)?;
+    }
+    for container in &pod.init_containers {
+        exec::check_init(&form, container)?;
     }
     check_target(&form, &deployment.target)?;
     let rollout = &deployment.rollout;
@@ -243,7 +243,7 @@ fn check_image(form: &Form<'_>, c: &Container, image: &Image) -> Result<(), Refu
 
 fn check_resources(form: &Form<'_>, whose: &str, r: &Resources) -> Result<(), Refusal> {
     let within = |v: Option<u64>, least: u64, most: u64| v.is_none_or(|v| (least..=most).contains(&v));
-    let limits: [(&str, bool); 9] = [
+    let limits: [(&str, bool); 11] = [
         ("memory limit (64 KiB to 1 TiB)", within(r.memory_limit, 64 << 10, 1 << 40)),
         (
             "memory request (at most the limit)",
@@ -254,6 +254,8 @@ fn check_resources(form: &Form<'_>, whose: &str, r: &Resources) -> Result<(), Re
         ("CPU shares (2 to 262,144)", within(r.cpu_shares, 2, 262_144)),
         ("number of processes (1 to 1,000,000)", within(r.pids_limit, 1, 1_000_000)),
         ("wasm pages (1 to 65,536)", within(r.wasm_pages, 1, 65_536)),
+        ("total of CPU seconds (1 to 10 years)", within(r.cpu_seconds, 1, MAX_SECONDS)),
+        ("total of wall seconds (1 to 10 years)", within(r.wall_seconds, 1, MAX_SECONDS)),
         ("OOM score (−1000 to 1000)", r.oom_score_adj.is_none_or(|v| (-1000..=1000).contains(&v))),
         (
             "list of CPUs or memory nodes (0-3,7)",

@@ -117,6 +117,9 @@ pub fn container(n: &str) -> Container {
         devices: vec![],
         capabilities: vec![],
         self_test: None,
+        stdin: false,
+        post_start: None,
+        pre_stop: None,
     }
 }
 
@@ -196,6 +199,7 @@ impl Fleet {
                 annotations: TextMap::default(),
                 ports: vec![],
                 required_features: vec![],
+                init_containers: vec![],
             },
             not_before: None,
             requires: vec![],
@@ -377,7 +381,14 @@ pub mod full {
     }
 
     pub fn probe(action: ProbeAction) -> Probe {
-        Probe { action, initial_delay: 1, period: 10, timeout: 1, failure_threshold: 3 }
+        Probe {
+            action,
+            initial_delay: 1,
+            period: 10,
+            timeout: 1,
+            failure_threshold: 3,
+            success_threshold: Some(1),
+        }
     }
 
     pub fn root(fleet: &FleetId) -> Root {
@@ -438,6 +449,11 @@ pub mod full {
         }];
         c.capabilities = vec!["NET_ADMIN".into()];
         c.self_test = Some("self_test".into());
+        c.stdin = true;
+        let hook = |word: &str| Some(Hook { module: module(), argv: vec![word.into()] });
+        (c.post_start, c.pre_stop) = (hook("begin"), hook("end"));
+        let mut init = container("init");
+        init.liveness_probe = Some(probe(ProbeAction::FileFresh { path: "/data/beat".into(), max_age: 30 }));
         let window = Window { days: 127, start: 3600, length: 7200 };
         Deployment {
             fleet: fleet.clone(),
@@ -496,6 +512,7 @@ pub mod full {
                 annotations: [("owner", "ops")].into_iter().collect(),
                 ports: vec![PortMapping { container_port: 80, host_port: 8080, udp: false }],
                 required_features: vec!["landlock".into()],
+                init_containers: vec![init],
             },
             not_before: Some(NOW),
             requires: vec![Require { name: name("base"), sequence: 2 }],
@@ -557,6 +574,10 @@ pub mod full {
                 code_size: 5678,
                 cache_hit: true,
             }),
+            cpu_throttled_periods: Some(9),
+            ready: Some(true),
+            probe_message: Some("no answer in 1 s".into()),
+            init: true,
         };
         Report {
             system: System {
@@ -597,6 +618,7 @@ pub mod full {
     pub fn facts(fleet: &Fleet) -> Vec<Fact> {
         let mut events = vec![Event::Started, Event::Healthy];
         events.extend(causes().into_iter().map(|cause| Event::Ended { cause }));
+        events.push(Event::Probed { probe: ProbeKind::Readiness, passed: true });
         events.into_iter().zip(1..).map(|(event, counter)| Fact { event, ..fleet.fact(counter) }).collect()
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::testing::*;
 use proptest::prelude::*;
-use shoal_protocol::v1::{Cause, Require};
+use shoal_protocol::v1::{Cause, Container, Require};
 
 fn withdrawn(code: &str, stop: bool) -> Standing {
     Standing::Withdrawn { code: code.into(), stop }
@@ -329,4 +329,65 @@ proptest! {
             }
         }
     }
+}
+
+/// A revision with two containers that come before its own.
+fn with_init() -> Desired {
+    let mut d = desired("web", 1, Standing::Candidate);
+    let main = d.deployment.template.containers[0].clone();
+    let init = |name: &str| Container { name: name.parse().unwrap(), ..main.clone() };
+    d.deployment.template.init_containers = vec![init("first"), init("second")];
+    d
+}
+
+fn started(seen: &Observed, d: &Desired, now: Timestamp) -> Vec<usize> {
+    let steps = plan(std::slice::from_ref(d), seen, now).steps;
+    steps
+        .iter()
+        .map(|s| if let Step::Start { container, .. } = s { *container } else { panic!("{s:?}") })
+        .collect()
+}
+
+#[test]
+fn init_containers_start_one_after_the_other_and_the_others_after_them() {
+    let d = with_init();
+    let mut seen = all(&[(&d, ObservedPod { staged: true, ..observed(&d) })]);
+    let end = |seen: &mut Observed, name: &str, cause: Cause, now| {
+        let pod = seen.pods.get_mut(&d.revision.digest).unwrap();
+        let record = pod.record.container_mut(&name.parse().unwrap()).unwrap();
+        let attempt = record.begin_attempt();
+        record.started(attempt, now);
+        record.ended(attempt, cause, now, now, 0);
+    };
+    assert_eq!(started(&seen, &d, T0), [1]);
+    end(&mut seen, "first", Cause::Exited { code: 0 }, T0);
+    assert_eq!(started(&seen, &d, T0), [2]);
+    end(&mut seen, "second", Cause::Exited { code: 1 }, T0);
+    assert_eq!(
+        started(&seen, &d, T0),
+        Vec::<usize>::new(),
+        "it waits for its backoff, and the others for it"
+    );
+    assert_eq!(
+        started(&seen, &d, T0.plus(60)),
+        [2],
+        "though the pod's policy is Always, only a failure starts it again"
+    );
+    end(&mut seen, "second", Cause::Exited { code: 0 }, T0.plus(60));
+    assert_eq!(started(&seen, &d, T0.plus(60)), [0]);
+    // After a boot supervise knows nothing of them any more.
+    let pod = seen.pods.get_mut(&d.revision.digest).unwrap();
+    pod.record.container_mut(&"first".parse().unwrap()).unwrap().undone();
+    assert_eq!(started(&seen, &d, T0.plus(60)), [1]);
+}
+
+#[test]
+fn a_healthy_container_that_is_not_ready_is_not_healthy_now() {
+    let d = desired("web", 1, Standing::Candidate);
+    let mut pod = healthy(&d, T0);
+    assert!(pod.record.is_healthy(&d.deployment));
+    assert!(pod.record.containers[0].judged(Some(false)));
+    assert!(!pod.record.is_healthy(&d.deployment));
+    assert!(pod.record.containers[0].judged(Some(true)) && !pod.record.containers[0].judged(Some(true)));
+    assert!(pod.record.is_healthy(&d.deployment));
 }

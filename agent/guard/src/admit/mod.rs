@@ -3,6 +3,7 @@
 //! Never here: the network, privileges, anything that is not a signed document or a fact of supervise's.
 
 mod decide;
+mod facts;
 mod model;
 mod store;
 #[cfg(test)]

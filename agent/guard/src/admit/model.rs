@@ -7,12 +7,12 @@ use super::store::{Change, Document, Marks, Store, StoreError};
 use super::ticket;
 use crate::{clock, say};
 use curve25519_dalek::montgomery::MontgomeryPoint;
-use shoal_ipc::{EnrollMaterial, FactEvent};
-use shoal_protocol::envelope::{Envelope, seal_document};
+use shoal_ipc::EnrollMaterial;
+use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::{Bytes, Digest, Name, Timestamp};
 use shoal_protocol::refusal::{Code, Refusal};
 use shoal_protocol::signer::{Ed25519Signer, Signer as _};
-use shoal_protocol::v1::{self, Disposition, Fact, Kind, Order, Verb};
+use shoal_protocol::v1::{self, Disposition, Kind, Order, Verb};
 use shoal_protocol::verify::target::{Selection, selection};
 use shoal_protocol::verify::{
     self, Expect, OwnKeys, Platform, Standing as Found, TrustState, Verdict, verify,
@@ -21,8 +21,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Admission's own keys; made once, at enrolment.
-struct Keys {
-    attest: Ed25519Signer,
+pub(super) struct Keys {
+    pub(super) attest: Ed25519Signer,
     sealing: [u8; 32],
 }
 
@@ -51,12 +51,12 @@ pub(super) struct Accepted {
 pub(super) struct Model {
     pub(super) store: Store,
     pub(super) trust: TrustState,
-    keys: Option<Keys>,
+    pub(super) keys: Option<Keys>,
     pub(super) held: Held,
     pub(super) fact_counter: u64,
 }
 
-fn storage(e: &StoreError) -> Refusal {
+pub(super) fn storage(e: &StoreError) -> Refusal {
     Refusal::new(Code::StorageUnavailable, say::chain(e))
 }
 
@@ -271,14 +271,14 @@ impl Model {
         }
     }
 
-    fn set_marks(&mut self, digest: &Digest, m: Marks) {
+    pub(super) fn set_marks(&mut self, digest: &Digest, m: Marks) {
         let all = self.held.values_mut().flat_map(BTreeMap::values_mut);
         if let Some(r) = all.into_iter().find(|r| r.digest == *digest) {
             (r.good, r.activated, r.returned) = (m.good, m.activated, m.returned);
         }
     }
 
-    fn forget_old(&mut self) -> Result<(), StoreError> {
+    pub(super) fn forget_old(&mut self) -> Result<(), StoreError> {
         let old = forgettable(&self.held, &self.standings());
         if old.is_empty() {
             return Ok(());
@@ -343,65 +343,6 @@ impl Model {
         Some((keys.attest.key().public.0.try_into().ok()?, keys.sealing))
     }
 
-    /// Keeps and signs what supervise saw. Seen twice, it counts once.
-    pub(super) fn fact(
-        &mut self,
-        ticket: [u8; 32],
-        container: &str,
-        attempt: u64,
-        event: FactEvent,
-        at: u64,
-    ) -> Result<(), Refusal> {
-        let digest = Digest(ticket);
-        let Some(r) = self.held.values().flat_map(BTreeMap::values).find(|r| r.digest == digest) else {
-            return Ok(());
-        };
-        let (Some(keys), Some(record)) = (&self.keys, &self.trust.record) else { return Ok(()) };
-        let Ok(container_name) = container.parse::<Name>() else { return Ok(()) };
-        let bit = match event {
-            FactEvent::Started => 1,
-            FactEvent::Ended { .. } => 2,
-            FactEvent::Healthy => 4,
-        };
-        let (last, mut seen, mut healthy) =
-            self.store.progress(&ticket, container).map_err(|e| storage(&e))?;
-        if attempt < last || (attempt == last && seen & bit != 0) {
-            return Ok(());
-        }
-        if attempt > last {
-            seen = 0;
-        }
-        healthy |= event == FactEvent::Healthy;
-        let fact = Fact {
-            fleet: record.document.fleet.clone(),
-            device: record.document.device.clone(),
-            counter: self.fact_counter + 1,
-            at: Timestamp(at),
-            deployment: digest,
-            name: r.deployment.name.clone(),
-            container: container_name,
-            attempt,
-            event: wire_event(event),
-        };
-        let (envelope, _) = seal_document(&fact, &[&keys.attest])
-            .map_err(|e| Refusal::new(Code::Malformed, format!("a fact cannot be signed: {e}")))?;
-        let others = r.deployment.template.containers.iter().filter(|c| c.name.as_str() != container);
-        let mut good = healthy;
-        for c in others {
-            good &= self.store.progress(&ticket, c.name.as_str()).map_err(|e| storage(&e))?.2;
-        }
-        let marks = Marks { good: r.good || good, ..marks_of(r) };
-        let change = |c: &Change<'_>| {
-            c.add_fact(fact.counter, &envelope)?;
-            c.set_progress(&ticket, container, (attempt, seen | bit, healthy))?;
-            c.mark(&ticket, marks)
-        };
-        self.store.change(change).map_err(|e| storage(&e))?;
-        self.fact_counter = fact.counter;
-        self.set_marks(&digest, marks);
-        self.forget_old().map_err(|e| storage(&e))
-    }
-
     /// The standing of every held revision, now.
     pub(super) fn standings(&self) -> BTreeMap<Digest, Standing> {
         let snapshot = self.trust.snapshot.as_ref().map(|s| &*s.document);
@@ -423,7 +364,7 @@ impl Model {
     }
 }
 
-fn marks_of(r: &Revision) -> Marks {
+pub(super) fn marks_of(r: &Revision) -> Marks {
     Marks { good: r.good, activated: r.activated, returned: r.returned }
 }
 
@@ -436,31 +377,6 @@ fn random() -> Result<[u8; 32], Refusal> {
     getrandom::fill(&mut bytes)
         .map_err(|e| Refusal::new(Code::StorageUnavailable, format!("no randomness for new keys: {e}")))?;
     Ok(bytes)
-}
-
-fn wire_event(event: FactEvent) -> v1::Event {
-    match event {
-        FactEvent::Started => v1::Event::Started,
-        FactEvent::Healthy => v1::Event::Healthy,
-        FactEvent::Ended { cause } => v1::Event::Ended { cause: wire_cause(cause) },
-    }
-}
-
-fn wire_cause(cause: shoal_ipc::Cause) -> v1::Cause {
-    use shoal_ipc::Cause as C;
-    match cause {
-        C::Exited { code } => v1::Cause::Exited { code: code.into() },
-        C::Trap { message } => v1::Cause::Trap { message },
-        C::GuestMemory => v1::Cause::GuestMemory,
-        C::OomKilled => v1::Cause::OomKilled,
-        C::CpuLimit => v1::Cause::CpuLimit,
-        C::TimeLimit => v1::Cause::TimeLimit,
-        C::Unhealthy => v1::Cause::Unhealthy,
-        C::Stopped => v1::Cause::Stopped,
-        C::Signal { number } => v1::Cause::Signal { number: number.into() },
-        C::Refused { code, .. } => v1::Cause::Refused { code },
-        C::Unknown => v1::Cause::Unknown,
-    }
 }
 
 /// Whether a standing lets a revision be fetched, and started.

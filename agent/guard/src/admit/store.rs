@@ -128,10 +128,11 @@ impl Store {
 
     /// The latest attempt of a container that something was heard of, which events of it were heard, and whether it
     /// was ever healthy.
-    pub(super) fn progress(&self, digest: &[u8; 32], container: &str) -> Result<(u64, u8, bool)> {
+    pub(super) fn progress(&self, digest: &[u8; 32], container: &str) -> Result<(u64, u64, bool)> {
         let sql = "SELECT attempt, seen, healthy FROM progress WHERE digest = ?1 AND container = ?2";
         let mut q = self.0.prepare_cached(sql)?;
-        let row = q.query_row(params![digest, container], |r| Ok((uint(r.get(0)?), r.get(1)?, r.get(2)?)));
+        let row =
+            q.query_row(params![digest, container], |r| Ok((uint(r.get(0)?), uint(r.get(1)?), r.get(2)?)));
         Ok(row.optional()?.unwrap_or_default())
     }
 
@@ -196,10 +197,10 @@ impl Change<'_> {
         &self,
         digest: &[u8; 32],
         container: &str,
-        (attempt, seen, healthy): (u64, u8, bool),
+        (attempt, seen, healthy): (u64, u64, bool),
     ) -> Result<()> {
         let sql = "INSERT OR REPLACE INTO progress VALUES (?1, ?2, ?3, ?4, ?5)";
-        self.0.execute(sql, params![digest, container, int(attempt), seen, healthy])?;
+        self.0.execute(sql, params![digest, container, int(attempt), int(seen), healthy])?;
         Ok(())
     }
 

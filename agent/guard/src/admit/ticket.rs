@@ -1,8 +1,8 @@
 //! From an accepted deployment to its ticket. Pure; nothing is decided here but the form.
 
 use shoal_ipc::{
-    Digest, EnvVar, Limits, Restart, TICKET_MAX, Ticket, TicketContainer, TicketFile, TicketMount,
-    TicketVolume, VERSION, VolumeSource,
+    Digest, EnvVar, Limits, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket, TicketContainer,
+    TicketEntry, TicketFile, TicketMount, TicketProbe, TicketVolume, VERSION, VolumeSource,
 };
 use shoal_protocol::ids::Digest as Identity;
 use shoal_protocol::refusal::{Code, Refusal};
@@ -27,6 +27,8 @@ fn limits(r: &Resources) -> Limits {
         pids: r.pids_limit,
         oom_score_adj: r.oom_score_adj,
         wasm_pages: r.wasm_pages.map(|p| u32::try_from(p).unwrap_or(u32::MAX)),
+        cpu_seconds: r.cpu_seconds,
+        wall_seconds: r.wall_seconds,
     }
 }
 
@@ -63,7 +65,11 @@ pub(super) fn of(d: &Deployment, identity: &Identity, startable: bool) -> Result
             },
         })
         .collect();
-    let containers = t.containers.iter().map(|c| container(d, c)).collect::<Result<_, _>>()?;
+    let containers = t
+        .all_containers()
+        .enumerate()
+        .map(|(number, c)| container(d, c, t.is_init(number)))
+        .collect::<Result<_, _>>()?;
     let ticket = Ticket {
         version: VERSION,
         id: digest(identity),
@@ -86,7 +92,69 @@ pub(super) fn of(d: &Deployment, identity: &Identity, startable: bool) -> Result
     Ok(ticket)
 }
 
-fn container(d: &Deployment, c: &v1::Container) -> Result<TicketContainer, Refusal> {
+fn entry(module: &v1::File, argv: &[String]) -> TicketEntry {
+    TicketEntry { module: file(module), argv: argv.to_vec() }
+}
+
+fn hook(h: &v1::Hook) -> TicketEntry {
+    entry(&h.module, &h.argv)
+}
+
+fn number<T: TryFrom<u64>>(n: u64, most: T) -> T {
+    T::try_from(n).unwrap_or(most)
+}
+
+fn probe(
+    d: &Deployment,
+    c: &v1::Container,
+    kind: v1::ProbeKind,
+    p: &v1::Probe,
+) -> Result<TicketProbe, Refusal> {
+    let action = match &p.action {
+        v1::ProbeAction::Exec { module, argv } => ProbeAction::Exec { entry: entry(module, argv) },
+        v1::ProbeAction::Tcp { port } => ProbeAction::Tcp { port: number(*port, 0) },
+        v1::ProbeAction::Http { port, path } => {
+            ProbeAction::Http { port: number(*port, 0), path: path.clone() }
+        }
+        v1::ProbeAction::FileFresh { path, max_age } => {
+            // In the innermost mount that holds it, as the container sees it.
+            let rest =
+                |m: &v1::Mount| path.strip_prefix(m.path.as_str())?.strip_prefix('/').map(str::to_owned);
+            let mount = c.mounts.iter().filter(|m| rest(m).is_some()).max_by_key(|m| m.path.len());
+            let place = mount
+                .and_then(|m| Some((d.template.volumes.iter().position(|v| v.name == m.volume)?, rest(m)?)));
+            let (volume, path) = place.ok_or_else(|| {
+                Refusal::new(Code::Malformed, format!("{}: {path} is in no volume of {}", d.name, c.name))
+            })?;
+            ProbeAction::FileFresh {
+                volume: u16::try_from(volume).unwrap_or(u16::MAX),
+                path,
+                max_age: number(*max_age, u32::MAX),
+            }
+        }
+    };
+    let kind = match kind {
+        v1::ProbeKind::Liveness => ProbeKind::Liveness,
+        v1::ProbeKind::Readiness => ProbeKind::Readiness,
+        v1::ProbeKind::Startup => ProbeKind::Startup,
+    };
+    Ok(TicketProbe {
+        kind,
+        action,
+        initial_delay: number(p.initial_delay, u32::MAX),
+        period: number(p.period, u32::MAX),
+        timeout: number(p.timeout, u32::MAX),
+        failures: number(p.failure_threshold, u32::MAX),
+        successes: number(p.success_threshold.unwrap_or(1), u32::MAX),
+    })
+}
+
+/// What comes before the others is there to end, so it starts again only when it failed.
+fn init_policy(pod: RestartPolicy) -> RestartPolicy {
+    if pod == RestartPolicy::Never { pod } else { RestartPolicy::OnFailure }
+}
+
+fn container(d: &Deployment, c: &v1::Container, init: bool) -> Result<TicketContainer, Refusal> {
     let t = &d.template;
     let mounts = c
         .mounts
@@ -109,8 +177,17 @@ fn container(d: &Deployment, c: &v1::Container) -> Result<TicketContainer, Refus
         limits: limits(&c.resources),
         mounts,
         readonly_rootfs: c.readonly_rootfs,
-        restart: restart(c.restart_policy.unwrap_or(t.restart_policy)),
         interpreter: c.engine == v1::Engine::Interpreter,
         self_test: c.self_test.clone(),
+        restart: restart(if init {
+            init_policy(t.restart_policy)
+        } else {
+            c.restart_policy.unwrap_or(t.restart_policy)
+        }),
+        probes: c.probes().map(|(kind, p)| probe(d, c, kind, p)).collect::<Result<_, _>>()?,
+        post_start: c.post_start.as_ref().map(hook),
+        pre_stop: c.pre_stop.as_ref().map(hook),
+        stdin: c.stdin,
+        init,
     })
 }

@@ -1,5 +1,6 @@
 //! How a container ended: one decision from all that is known.
 
+use super::ends::Why;
 use shoal_ipc::{Cause, EndRecord, Restart};
 
 /// What is known of an end.
@@ -13,6 +14,10 @@ pub(crate) struct Evidence {
     pub(crate) oom: bool,
     /// Whether it was being stopped on request.
     pub(crate) stopping: bool,
+    /// Why supervise killed it of its own accord.
+    pub(crate) killed: Option<Why>,
+    /// Whether its group used all CPU time that it had.
+    pub(crate) spent: bool,
     /// Why it never ran, when supervise knows.
     pub(crate) refused: Option<(String, String)>,
 }
@@ -36,6 +41,15 @@ pub(crate) fn combine(e: Evidence) -> Cause {
     }
     if e.oom {
         return Cause::OomKilled;
+    }
+    match e.killed {
+        Some(Why::TimeLimit) => return Cause::TimeLimit,
+        Some(Why::Unhealthy) => return Cause::Unhealthy,
+        None => {}
+    }
+    // The kernel kills for spent time as for anything else; the count of the group tells.
+    if e.spent && !e.stopping && matches!(e.status, None | Some(Err(libc::SIGKILL))) {
+        return Cause::CpuLimit;
     }
     if e.stopping {
         return Cause::Stopped;
@@ -85,6 +99,15 @@ mod tests {
             (Evidence { status: Some(Err(9)), oom: true, stopping: true, ..e() }, Cause::OomKilled),
             (Evidence { status: Some(Err(15)), stopping: true, ..e() }, Cause::Stopped),
             (Evidence { status: Some(Err(9)), ..e() }, Cause::Signal { number: 9 }),
+            (Evidence { status: Some(Err(9)), killed: Some(Why::TimeLimit), ..e() }, Cause::TimeLimit),
+            (Evidence { status: Some(Err(9)), killed: Some(Why::Unhealthy), ..e() }, Cause::Unhealthy),
+            (
+                Evidence { status: Some(Err(9)), killed: Some(Why::TimeLimit), oom: true, ..e() },
+                Cause::OomKilled,
+            ),
+            (Evidence { status: Some(Err(9)), spent: true, ..e() }, Cause::CpuLimit),
+            (Evidence { status: None, spent: true, ..e() }, Cause::CpuLimit),
+            (Evidence { status: Some(Err(9)), spent: true, stopping: true, ..e() }, Cause::Stopped),
             (Evidence { status: None, ..e() }, Cause::Unknown),
             (
                 Evidence { status: None, record: Some(EndRecord::Exit { code: 0 }), ..e() },

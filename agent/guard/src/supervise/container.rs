@@ -1,5 +1,6 @@
 //! One container as supervise keeps it in memory: its record, and what belongs to its live process.
 
+use super::ends::Care;
 use super::record::Record;
 use rustix::process::{Signal, pidfd_send_signal};
 use shoal_ipc::{Digest, Limits};
@@ -44,6 +45,7 @@ pub(crate) struct Live {
     /// Stopped on request; killed at this time.
     pub(crate) stop: Option<Stop>,
     pub(crate) since: Instant,
+    pub(crate) care: Care,
 }
 
 impl Live {
@@ -79,10 +81,16 @@ impl Container {
         if let Some(ending) = &live.ending {
             return Some(ending.deadline);
         }
-        let health = (!self.record.state.healthy && live.starting.is_none() && live.stop.is_none())
+        if let Some(stop) = live.stop {
+            return stop.kill_at;
+        }
+        if live.starting.is_some() {
+            return None;
+        }
+        let health = (!self.record.state.healthy && live.care.is_well())
             .then(|| live.since + std::time::Duration::from_secs(HEALTHY_AFTER));
-        let kill = live.stop.and_then(|s| s.kill_at);
-        [health, kill].into_iter().flatten().min()
+        let care = live.care.next().map(|t| live.since + t);
+        [health, care].into_iter().flatten().min()
     }
 }
 
@@ -96,6 +104,9 @@ pub(crate) fn within(own: &Limits, pod: &Limits) -> Limits {
     let mut all = own.clone();
     all.memory = lower(own.memory, pod.memory);
     all.pids = lower(own.pids, pod.pids);
+    let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+    all.cpu_seconds = least(own.cpu_seconds, pod.cpu_seconds);
+    all.wall_seconds = least(own.wall_seconds, pod.wall_seconds);
     if let (Some(quota), Some(pod_quota)) = (own.cpu_quota, pod.cpu_quota) {
         let period = own.cpu_period.unwrap_or(100_000);
         let pod_period = pod.cpu_period.unwrap_or(100_000).max(1);

@@ -9,6 +9,7 @@ use crate::say;
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{WaitOptions, wait};
+use shoal_ipc::ProbeKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ pub(super) enum Token {
     Status(Key),
     Adopted(Key),
     Zygote(u64),
+    Probe(Key, ProbeKind),
 }
 
 /// Whether the loop goes on.
@@ -57,6 +59,9 @@ impl Supervise {
             let Some(live) = &c.live else { continue };
             if let Some(status) = live.starting.as_ref().and_then(|s| s.status.as_ref()) {
                 watched.push((Token::Status(*key), status.as_fd(), PollFlags::IN));
+            }
+            for helper in &live.care.helpers {
+                watched.push((Token::Probe(*key, helper.kind), helper.answer.as_fd(), PollFlags::IN));
             }
             // Its zygote tells of its end, with the status; without one, the end shows here.
             if let Some(pidfd) = &live.pidfd
@@ -105,6 +110,7 @@ impl Supervise {
             Token::Log => self.hear_service(From::Log),
             Token::Peer(id) => self.hear_peer(id),
             Token::Status(key) => self.status_ready(key),
+            Token::Probe(key, kind) => self.helper_answered(key, kind),
             Token::Adopted(key) => self.orphan_ended(key),
             Token::Zygote(n) => self.hear_zygote(n),
         }

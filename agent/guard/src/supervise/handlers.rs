@@ -1,6 +1,7 @@
 //! What each permitted message does. Whether it is permitted was decided by the table before.
 
 use super::container::Key;
+use super::entries::is_entry;
 use super::jobs::Proof;
 use super::table::{From, Standing, named_ticket, permitted};
 use super::{Held, Refused, Supervise, refuse};
@@ -62,7 +63,9 @@ impl Supervise {
                 say::line("a ticket of another version, or without containers, is not taken");
             }
             Ok(ticket) => {
-                self.tickets.insert(ticket.id, Held { ticket, withdrawn: false, local: false });
+                let id = ticket.id;
+                self.tickets.insert(id, Held { ticket, withdrawn: false, local: false });
+                self.resume_care(&id);
             }
             Err(e) => say::error("a ticket is not taken", &e),
         }
@@ -197,7 +200,7 @@ impl Supervise {
                 Some(Msg::Done {})
             }
             Msg::List {} => {
-                let keys: Vec<Key> = self.containers.keys().copied().collect();
+                let keys: Vec<Key> = self.containers.keys().filter(|k| !is_entry(**k)).copied().collect();
                 for key in keys {
                     let state = self.container_is(key);
                     self.answer(id, state);
@@ -243,8 +246,7 @@ impl Supervise {
         self.ensure_engine();
         let ticket = &self.tickets.get(id).ok_or_else(|| refuse("not_admitted", "no such ticket"))?.ticket;
         let mut modules: Vec<ModuleState> = Vec::new();
-        for c in &ticket.containers {
-            let digest = c.module.digest;
+        for digest in ticket.modules().map(|m| m.digest) {
             if modules.iter().all(|m| m.digest != digest) {
                 let staged = self.cache.has(&digest, true);
                 let compiled = self.ready(ticket, &digest);
@@ -292,7 +294,7 @@ impl Supervise {
     }
 
     fn status(&mut self) -> GuardStatus {
-        let running = self.containers.values().filter(|c| c.live.is_some()).count();
+        let running = self.containers.iter().filter(|(k, c)| c.live.is_some() && !is_entry(**k)).count();
         GuardStatus {
             features: self.features(),
             admit_running: self.admit.connection.is_some(),

@@ -1,7 +1,9 @@
 //! What happens to containers after their start: being confined, healthy, stopped, ended, found again, removed.
 
 use super::cause::{Evidence, combine, is_healthy_end};
-use super::container::{Container, Ending, HEALTHY_AFTER, Key, Live, Stop};
+use super::container::{Container, Ending, HEALTHY_AFTER, Key, Live};
+use super::ends::Care;
+use super::entries::{is_entry, place_of};
 use super::record::{Record, start_ticks};
 use super::start::pod_group;
 use super::zygotes::Found;
@@ -43,7 +45,9 @@ impl Supervise {
         let Some(c) = self.containers.get_mut(&key) else { return };
         c.record.state.pid = pid;
         c.record.start_ticks = start_ticks(pid).unwrap_or(0);
-        if let Err(e) = c.record.save(&self.layout.containers()) {
+        if !is_entry(key)
+            && let Err(e) = c.record.save(&self.layout.containers())
+        {
             say::error("a container's record is not written", &e);
         }
         if let Some(live) = &mut c.live {
@@ -74,7 +78,10 @@ impl Supervise {
             }
             None => self.answer(starting.peer, Msg::Started { pid, started_at, applied }),
         }
-        self.fact(key, FactEvent::Started);
+        if !is_entry(key) {
+            self.fact(key, FactEvent::Started);
+            self.begin_post_start(key);
+        }
     }
 
     /// It never ran.
@@ -115,13 +122,15 @@ impl Supervise {
         let group = self.hierarchy.group(&c.record.group);
         // Nothing of it may outlive its first process.
         group.kill();
-        let ending = live.ending;
+        let (ending, care) = (live.ending, live.care);
         let record = live.area.as_ref().and_then(|a| EndRecord::from_area(&read_area(a)));
         let cause = combine(Evidence {
             status: ending.as_ref().and_then(|e| e.status),
             record,
             oom: group.oom_kills() > 0,
             stopping: live.stop.is_some(),
+            killed: care.killed,
+            spent: care.is_spent(self.uids.map(|_| group.stats().cpu_usage)),
             refused: ending.and_then(|e| e.refused),
         });
         let applied = std::mem::take(&mut c.record.state.stats.applied);
@@ -129,9 +138,14 @@ impl Supervise {
         if let Err(e) = group.remove() {
             say::error("a container's group stays", &e);
         }
+        if is_entry(key) {
+            c.record.forget_exit_fact(&place_of(&self.layout, key));
+            return self.entry_ended(key, &cause);
+        }
         let healthy = !c.record.state.healthy && is_healthy_end(&cause, c.record.restart);
         let state = &mut c.record.state;
         state.healthy |= healthy;
+        state.ready = state.ready.map(|_| false);
         state.running = false;
         state.pid = 0;
         state.finished_at = clock::now();
@@ -152,10 +166,11 @@ impl Supervise {
         }
         self.fact(key, FactEvent::Ended { cause });
         self.broadcast(&Msg::Ended { state });
+        self.end_entries(key);
     }
 
     /// Keeps a fact and sends it to admit.
-    fn fact(&mut self, key: Key, event: FactEvent) {
+    pub(super) fn fact(&mut self, key: Key, event: FactEvent) {
         let Some(c) = self.containers.get(&key) else { return };
         let s = &c.record.state;
         if s.local {
@@ -205,10 +220,20 @@ impl Supervise {
                 // Gone already is what was wanted.
                 live.signal(Signal::KILL);
                 self.hierarchy.group(&c.record.group).kill();
+                self.end_entries(key);
             }
             return;
         }
-        if !c.record.state.healthy && live.since + Duration::from_secs(HEALTHY_AFTER) <= now {
+        self.care_due(key, now);
+        self.settle_health(key, now);
+    }
+
+    /// It counts as healthy from now on, if it ran long enough and passes its probes.
+    pub(super) fn settle_health(&mut self, key: Key, now: Instant) {
+        let Some(c) = self.containers.get_mut(&key) else { return };
+        let Some(live) = c.live.as_ref().filter(|l| l.stop.is_none() && l.ending.is_none()) else { return };
+        let well = live.care.is_well() && live.starting.is_none();
+        if well && !c.record.state.healthy && live.since + Duration::from_secs(HEALTHY_AFTER) <= now {
             c.record.state.healthy = true;
             if let Err(e) = c.record.save(&self.layout.containers()) {
                 say::error("a container's record is not written", &e);
@@ -221,22 +246,17 @@ impl Supervise {
 
     /// Asks containers to end, and sees to it after `grace`. Says how many.
     pub(super) fn stop(&mut self, ticket: &Digest, index: Option<u16>, grace: Duration) -> u32 {
-        let mut count = 0;
-        for c in self.containers.values_mut() {
-            if c.record.state.ticket != *ticket || index.is_some_and(|i| i != c.record.state.index) {
-                continue;
-            }
-            let Some(live) = c.live.as_mut().filter(|l| l.ending.is_none()) else { continue };
-            count += 1;
-            let kill_at = Instant::now() + grace;
-            // A second request may shorten the wait, never lengthen it.
-            let earlier = live.stop.and_then(|s| s.kill_at).is_some_and(|t| t < kill_at);
-            if live.stop.is_none() || !earlier {
-                live.stop = Some(Stop { kill_at: Some(kill_at) });
-            }
-            live.signal(Signal::TERM);
+        let asked = |c: &&Container| {
+            let key = c.key();
+            key.0 == *ticket && !is_entry(key) && index.is_none_or(|i| i == key.1)
+        };
+        let ends = |c: &&Container| c.live.as_ref().is_some_and(|l| l.ending.is_none());
+        let keys: Vec<Key> =
+            self.containers.values().filter(asked).filter(ends).map(Container::key).collect();
+        for key in &keys {
+            self.begin_stop(*key, grace);
         }
-        count
+        u32::try_from(keys.len()).unwrap_or(u32::MAX)
     }
 
     /// Forgets a pod of which nothing runs: groups, memory, records, logs; and what only it needed.
@@ -287,6 +307,11 @@ impl Supervise {
     pub(super) fn adopt_all(&mut self) -> std::io::Result<()> {
         let mut found = self.find_zygotes()?;
         for record in Record::load_all(&self.layout.containers())? {
+            // What comes before the others did its work for a boot that is over: its volumes in memory are gone.
+            if record.init && !record.is_of_this_boot() {
+                fs::remove_dir_all(record.folder(&self.layout.containers()))?;
+                continue;
+            }
             let key = (record.state.ticket, record.state.index);
             let was_running = record.state.running;
             let zygotes = if was_running { found.remove(&record.stream) } else { None };
@@ -296,6 +321,7 @@ impl Supervise {
                 None => adopt(&record),
             };
             self.containers.insert(key, Container { record, live });
+            self.drop_entries(key);
             let c = self.containers.get(&key);
             if was_running && c.is_some_and(|c| c.live.is_none()) {
                 self.lost(key);
@@ -320,6 +346,8 @@ impl Supervise {
             record: fact.as_ref().and_then(|f| EndRecord::from_area(&f.area)),
             oom: group.oom_kills() > 0,
             stopping: false,
+            killed: None,
+            spent: false,
             refused: None,
         });
         let applied = std::mem::take(&mut c.record.state.stats.applied);
@@ -345,10 +373,9 @@ impl Supervise {
 
 /// When a container that was found again began to count as running.
 fn since(record: &Record) -> Instant {
-    let ran = clock::now().saturating_sub(record.state.started_at).min(HEALTHY_AFTER);
     let adopted = &record.state;
     say::line(format!("adopted {}/{} (process {})", adopted.deployment, adopted.name, adopted.pid));
-    Instant::now().checked_sub(Duration::from_secs(ran)).unwrap_or_else(Instant::now)
+    Instant::now().checked_sub(record.ran()).unwrap_or_else(Instant::now)
 }
 
 /// A process that its zygote told of.
@@ -366,6 +393,7 @@ fn take_over(record: &mut Record, found: Found) -> Live {
         ending: None,
         stop: None,
         since: since(record),
+        care: Care::default(),
     }
 }
 
@@ -390,5 +418,6 @@ fn adopt(record: &Record) -> Option<Live> {
         ending: None,
         stop: None,
         since: since(record),
+        care: Care::default(),
     })
 }

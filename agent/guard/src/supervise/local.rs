@@ -135,7 +135,9 @@ impl Supervise {
             let held = fs::read(&path).ok().and_then(|b| Ticket::decode(&b).ok());
             match held.map(|t| admissible(&t, &self.policy).map(|()| t)) {
                 Some(Ok(ticket)) => {
-                    self.tickets.insert(ticket.id, Held { ticket, withdrawn: false, local: true });
+                    let id = ticket.id;
+                    self.tickets.insert(id, Held { ticket, withdrawn: false, local: true });
+                    self.resume_care(&id);
                 }
                 Some(Err(e)) => say::line(format!("an unsigned pod is not taken again: {}", e.detail)),
                 // Cut short by a power failure: whoever asked was never told that it is there.
@@ -239,6 +241,11 @@ mod tests {
                 restart: Restart::Never,
                 interpreter: false,
                 self_test: None,
+                probes: vec![],
+                post_start: None,
+                pre_stop: None,
+                stdin: false,
+                init: false,
             }],
         }
     }

@@ -119,6 +119,7 @@ pub(crate) struct Uids {
     pub(crate) admit: u32,
     pub(crate) log: u32,
     pub(crate) compile: u32,
+    pub(crate) probe: u32,
     pub(crate) pods: UidRange,
 }
 
@@ -187,7 +188,7 @@ impl Policy {
         }
         let uids = policy.uids();
         let pods = uids.pods;
-        let singles = [uids.agent, uids.admit, uids.log, uids.compile];
+        let singles = [uids.agent, uids.admit, uids.log, uids.compile, uids.probe];
         let in_pods = |u: u32| u >= pods.first && u - pods.first < pods.count;
         let distinct: std::collections::BTreeSet<_> = singles.iter().collect();
         if distinct.len() != singles.len()
@@ -216,6 +217,7 @@ impl Policy {
             admit: or(t.admit, 1),
             log: or(t.log, 2),
             compile: or(t.compile, 3),
+            probe: or(t.probe, 4),
             pods: t.pods.unwrap_or(UidRange { first: base.saturating_add(100), count: 1000 }),
         }
     }

@@ -2,6 +2,7 @@
 //! needs. The one place that decides it: when a module is staged, when it is asked for, and at each start.
 
 use super::cache::{Code, CodeInfo, Named};
+use super::entries::startable;
 use super::jobs::{Proof, Wanted};
 use super::{Refused, Supervise, refuse};
 use shoal_ipc::{CompiledInfo, Digest, Needs, Ticket, TicketContainer};
@@ -71,7 +72,7 @@ impl Supervise {
     /// What is known of a module that is ready for every container of the ticket that starts it. Reads no code.
     pub(super) fn ready(&self, ticket: &Ticket, module: &Digest) -> Option<CompiledInfo> {
         let mut found = None;
-        for container in ticket.containers.iter().filter(|c| c.module.digest == *module) {
+        for container in startable(ticket).iter().filter(|c| c.module.digest == *module) {
             let wanted = Wanted::of(container);
             self.may_run(wanted.mode).ok()?;
             let code = self.cache.info(&self.engine.key(module, wanted.mode))?;
@@ -101,7 +102,7 @@ impl Supervise {
         let mut named = Named::default();
         let runs = |id: &Digest| self.containers.iter().any(|(k, c)| k.0 == *id && c.live.is_some());
         for (_, held) in self.tickets.iter().filter(|(id, h)| !h.withdrawn || runs(id)) {
-            for container in &held.ticket.containers {
+            for container in &startable(&held.ticket) {
                 let wanted = Wanted::of(container);
                 named.modules.insert(wanted.module.hex());
                 named.keys.insert(self.engine.key(&wanted.module, wanted.mode).hex());
@@ -131,6 +132,11 @@ mod tests {
             restart: Restart::Never,
             interpreter: false,
             self_test: None,
+            probes: vec![],
+            post_start: None,
+            pre_stop: None,
+            stdin: false,
+            init: false,
         }
     }
 

@@ -5,6 +5,7 @@ use shoal_ipc::{ContainerState, Error, ExitFact, Field, Reader, Restart, Writer,
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The record, and what stands in for it when its writer died half-way: the next one, the one before.
 const NAMES: [&str; 3] = ["record", "record.new", "record.old"];
@@ -22,6 +23,8 @@ pub(crate) struct Record {
     pub(crate) stream: u64,
     /// Its control group.
     pub(crate) group: String,
+    /// Whether it is one that comes before the others.
+    pub(crate) init: bool,
 }
 
 impl Field for Record {
@@ -32,6 +35,7 @@ impl Field for Record {
         self.restart.put(w);
         self.stream.put(w);
         self.group.put(w);
+        self.init.put(w);
     }
     fn take(r: &mut Reader<'_>) -> Result<Self, Error> {
         Ok(Self {
@@ -41,6 +45,7 @@ impl Field for Record {
             restart: Field::take(r)?,
             stream: Field::take(r)?,
             group: Field::take(r)?,
+            init: Field::take(r)?,
         })
     }
 }
@@ -105,6 +110,18 @@ impl Record {
         let _ = fs::remove_file(self.exit_file(containers));
     }
 
+    /// Whether it was started since the machine was.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        self.boot == boot_id()
+    }
+
+    /// How long its process has been there, by the kernel's count since boot: no change of the clock moves it.
+    pub(crate) fn ran(&self) -> Duration {
+        let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let hundredths = text.split_once(' ').and_then(|(up, _)| up.replace('.', "").parse::<u64>().ok());
+        Duration::from_millis(10 * hundredths.unwrap_or(0).saturating_sub(self.start_ticks * 100 / TICKS))
+    }
+
     /// Whether its process is still the one that was started.
     pub(crate) fn is_alive(&self) -> bool {
         self.state.running
@@ -112,6 +129,9 @@ impl Record {
             && start_ticks(self.state.pid).is_some_and(|t| t == self.start_ticks)
     }
 }
+
+/// Clock ticks a second, as every Linux shows them to programs.
+const TICKS: u64 = 100;
 
 /// This boot's own name.
 pub(crate) fn boot_id() -> String {
@@ -149,12 +169,15 @@ mod tests {
                 stderr_tail: String::new(),
                 dropped_lines: 0,
                 local: false,
+                ready: None,
+                probe_message: String::new(),
             },
             boot: boot_id(),
             start_ticks: start_ticks(std::process::id()).unwrap(),
             restart: Restart::Always,
             stream: 7,
             group: "shoal/x/main".into(),
+            init: false,
         }
     }
 

@@ -1,19 +1,22 @@
 //! Starting one container: from its ticket to the message on which the zygote forks it.
 
 use super::container::{Container, Key, Live, Starting, within};
+use super::ends::Care;
+use super::entries::{first_unfinished, is_entry, place_of};
+use super::hooks::open_stdin;
 use super::record::{Record, boot_id};
 use super::{Refused, Supervise, cgroup, dirs, refuse, volumes};
 use crate::clock;
 use rustix::pipe::{PipeFlags, pipe_with};
 use shoal_confine::{ROOTFS, plain_root};
 use shoal_ipc::{
-    Bind, ContainerState, Digest, Entry, ImageFile, Jail, Launch, Limits, NetworkPlace, Preopen, Rootfs,
-    Spec, StatsInfo, Ticket, TicketContainer, VERSION, answer_area, sealed_memfd,
+    Bind, Cause, ContainerState, Digest, Entry, ImageFile, Jail, Launch, Limits, NetworkPlace, Preopen,
+    ProbeKind, Rootfs, Spec, StatsInfo, Ticket, TicketContainer, VERSION, answer_area, sealed_memfd,
 };
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a guest may write into its `/` beyond the image's own files, bytes.
 const ROOTFS_SPACE: u64 = 64 << 20;
@@ -51,6 +54,11 @@ impl Supervise {
         if let Some(why) = self.policy.forbids(&ticket) {
             return Err(refuse("policy_denied", why));
         }
+        if !container.init
+            && let Some(name) = first_unfinished(&ticket, |n| self.ended_well((id, n)))
+        {
+            return Err(refuse("conflict", format!("{name} comes first, and has not ended with success")));
+        }
         let limits = within(&container.limits, &ticket.limits);
         if self.uids.is_none()
             && (cgroup::asks_for_any(&limits)
@@ -69,7 +77,7 @@ impl Supervise {
     }
 
     /// Removes the groups of a start that came to nothing; the pod's own stays while others are in it.
-    fn drop_groups(&self, ticket: &Ticket, container: &str) {
+    pub(super) fn drop_groups(&self, ticket: &Ticket, container: &str) {
         let pod = pod_group(self.policy.cgroup_parent(), &ticket.name, &ticket.id);
         let own = self.hierarchy.group(&format!("{pod}/{container}")).remove();
         let alone = self.containers.keys().all(|k| k.0 != ticket.id);
@@ -79,8 +87,13 @@ impl Supervise {
         }
     }
 
+    fn ended_well(&self, key: Key) -> bool {
+        let cause = self.containers.get(&key).and_then(|c| c.record.state.cause.as_ref());
+        cause == Some(&Cause::Exited { code: 0 })
+    }
+
     #[allow(clippy::too_many_arguments, reason = "one call, of which each part is checked already")]
-    fn launch(
+    pub(super) fn launch(
         &mut self,
         peer: u64,
         key: Key,
@@ -127,20 +140,23 @@ impl Supervise {
                 stderr_tail: String::new(),
                 dropped_lines: 0,
                 local: self.is_local(&ticket.id),
+                ready: container.probes.iter().any(|p| p.kind == ProbeKind::Readiness).then_some(false),
+                probe_message: String::new(),
             },
             boot: boot_id(),
             start_ticks: 0,
             restart: container.restart,
             stream: self.next_stream(),
             group: name,
+            init: container.init,
         };
-        let folder = record.folder(&self.layout.containers());
+        let folder = record.folder(&place_of(&self.layout, key));
         let made = dirs::ensure(&folder, 0o700, None)
             .and_then(|()| self.world(&folder, ticket, container, code, mounts, uid));
         let world = made.map_err(io_refusal("prepare the container's folder"))?;
         // 3. Its channels.
-        let new = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| io_refusal("make pipes")(e.into()));
-        let (out, err, status) = (new()?, new()?, new()?);
+        let Streams { stdin, out, err, logged } = self.streams(key, container.stdin)?;
+        let status = pipe_with(PipeFlags::CLOEXEC).map_err(|e| io_refusal("make pipes")(e.into()))?;
         let ipc = |e: shoal_ipc::Error| refuse("storage_unavailable", crate::say::chain(&e));
         let area = answer_area().map_err(ipc)?;
         let null = fs::File::open("/dev/null").map_err(io_refusal("open /dev/null"))?;
@@ -155,21 +171,27 @@ impl Supervise {
             groups: group.join_files(),
             birth: group.birth_folder(),
             oom_score_adj: limits.oom_score_adj,
+            cpu_seconds: limits.cpu_seconds,
             network: NetworkPlace::Nowhere,
         };
         let plan = sealed_memfd(&launch.encode()).map_err(ipc)?;
         // 4. Written down, then forked: no process exists that no record names. Its number follows when it has one.
-        record.save(&self.layout.containers()).map_err(io_refusal("write the container's record"))?;
+        // A probe's second of life is worth no write to flash; the next supervise ends what it finds of it.
+        if !is_entry(key) {
+            record.save(&self.layout.containers()).map_err(io_refusal("write the container's record"))?;
+        }
         crate::points::point("supervise::recorded");
         let id = record.stream;
         // Whoever it is attached to holds its output alone.
-        let kept =
-            if self.attached.contains(&key) { [null.as_fd(); 2] } else { [out.0.as_fd(), err.0.as_fd()] };
+        let kept = match &logged {
+            Some((out, err)) if !self.attached.contains(&key) => [out.as_fd(), err.as_fd()],
+            _ => [null.as_fd(); 2],
+        };
         let fds = [
             plan.as_fd(),
-            null.as_fd(),
-            out.1.as_fd(),
-            err.1.as_fd(),
+            stdin.as_fd(),
+            out.as_fd(),
+            err.as_fd(),
             area.as_fd(),
             status.1.as_fd(),
             place.as_fd(),
@@ -194,15 +216,32 @@ impl Supervise {
             pidfd: None,
             zygote,
             area: Some(area),
-            pipes: Some((out.0, err.0)),
+            pipes: logged,
             starting: Some(Starting { peer, status: Some(status.0) }),
             ending: None,
             stop: None,
             since: Instant::now(),
+            care: Care::of(container, limits, Duration::ZERO, false),
         };
         self.containers.insert(key, Container { record, live: Some(live) });
         self.attach(key);
         Ok(())
+    }
+
+    /// The standard streams of a container or entry.
+    fn streams(&self, key: Key, open: bool) -> Result<Streams, Refused> {
+        let stdin = if open {
+            open_stdin().map_err(io_refusal("make its standard input"))?
+        } else {
+            fs::File::open("/dev/null").map_err(io_refusal("open /dev/null"))?.into()
+        };
+        if is_entry(key) {
+            let (out, err) = self.entry_output(key).map_err(io_refusal("open its outputs"))?;
+            return Ok(Streams { stdin, out, err, logged: None });
+        }
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| io_refusal("make pipes")(e.into()));
+        let (out, err) = (pipe()?, pipe()?);
+        Ok(Streams { stdin, out: out.1, err: err.1, logged: Some((out.0, err.0)) })
     }
 
     /// What the container's process sees, and what it is told.
@@ -270,6 +309,15 @@ impl Supervise {
     fn next_stream(&self) -> u64 {
         self.containers.values().map(|c| c.record.stream).max().unwrap_or(0) + 1
     }
+}
+
+/// What a container finds at 0, 1 and 2, and the other ends.
+struct Streams {
+    stdin: OwnedFd,
+    out: OwnedFd,
+    err: OwnedFd,
+    /// Read ends, for log.
+    logged: Option<(OwnedFd, OwnedFd)>,
 }
 
 struct World {

@@ -25,6 +25,16 @@ fn persistent_folder(layout: &Layout, deployment: &str) -> PathBuf {
     layout.volumes().join(deployment)
 }
 
+/// Where a volume that this guard keeps is; nothing for a folder of the device.
+pub(crate) fn folder(layout: &Layout, ticket: &Ticket, volume: u16) -> Option<PathBuf> {
+    let v = ticket.volumes.get(usize::from(volume))?;
+    match v.source {
+        VolumeSource::HostPath { .. } => None,
+        VolumeSource::Persistent => Some(persistent_folder(layout, &ticket.name).join(&v.name)),
+        VolumeSource::EmptyDir { .. } => Some(memory_folder(layout, &ticket.id).join(&v.name)),
+    }
+}
+
 /// The folders that this container mounts.
 pub(crate) fn prepare(
     layout: &Layout,

@@ -327,7 +327,7 @@ impl Supervise {
         let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let status = match status {
             Ok(Some(s)) => s.exit_status().map(Ok).or(s.terminating_signal().map(Err)),
-            _ => c.record.exit_fact(&self.layout.containers()).and_then(|f| f.status()),
+            _ => c.record.exit_fact(&super::entries::place_of(&self.layout, key)).and_then(|f| f.status()),
         };
         self.ended(key, status, None);
     }

@@ -316,8 +316,8 @@ pub fn container_notes(config: &ContainerConfig) -> Vec<String> {
         if !config.log_path.is_empty() {
             say("log_path", "ignored: logs are kept below the device's own folder, with a quota");
         }
-        if config.stdin || config.tty {
-            say("stdin, tty", "ignored: a container has no terminal and nothing to read from");
+        if config.tty {
+            say("tty", "ignored: a container has no terminal");
         }
         if let Some(linux) = &config.linux {
             if let Some(s) = &linux.security_context {

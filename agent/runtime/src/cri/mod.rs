@@ -154,6 +154,10 @@ pub struct ContainerStatus {
     pub dropped_lines: u64,
     /// Whether it is uid 0's own, unsigned.
     pub local: bool,
+    /// Whether its readiness probe passes; absent without one.
+    pub ready: Option<bool>,
+    /// Why a probe of it failed last; empty when none did.
+    pub probe_message: String,
 }
 
 impl ContainerStatus {
@@ -225,6 +229,8 @@ impl From<shoal_ipc::ContainerState> for ContainerStatus {
             stderr_tail: s.stderr_tail,
             dropped_lines: s.dropped_lines,
             local: s.local,
+            ready: s.ready,
+            probe_message: s.probe_message,
         }
     }
 }
@@ -272,6 +278,8 @@ mod tests {
             stderr_tail: String::new(),
             dropped_lines: 0,
             local: false,
+            ready: None,
+            probe_message: String::new(),
         }
         .into()
     }

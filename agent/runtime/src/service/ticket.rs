@@ -49,6 +49,8 @@ fn limits(r: Option<&LinuxContainerResources>) -> Limits {
         pids: None,
         oom_score_adj: Some(r.oom_score_adj).filter(|n| *n != 0),
         wasm_pages: None,
+        cpu_seconds: None,
+        wall_seconds: None,
     }
 }
 
@@ -172,6 +174,11 @@ pub(super) fn add(
         restart: Restart::Never,
         interpreter: false,
         self_test: None,
+        probes: Vec::new(),
+        post_start: None,
+        pre_stop: None,
+        stdin: config.stdin,
+        init: false,
     };
     match ticket.containers.get_mut(index) {
         Some(place) => *place = container,

@@ -289,6 +289,8 @@ mod tests {
             stats: shoal_ipc::StatsInfo::default(),
             stderr_tail: String::new(),
             dropped_lines: 0,
+            ready: None,
+            probe_message: String::new(),
             local,
         }
         .into()

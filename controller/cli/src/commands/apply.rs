@@ -18,7 +18,7 @@ use shoal_controller_core::api;
 use shoal_image::Store;
 use shoal_protocol::codec;
 use shoal_protocol::ids::Digest;
-use shoal_protocol::latest::{Deployment, Entry, Liveness, Revision};
+use shoal_protocol::latest::{Container, Deployment, Entry, Liveness, Revision};
 use std::collections::BTreeMap;
 
 /// How long devices may accept a deployment whose file does not say.
@@ -134,11 +134,11 @@ fn compose_all(
 fn own_facts(s: &Session, d: &Deployment) -> BTreeMap<Digest, shoal_image::ModuleFacts> {
     let Ok(store) = images::store(&s.home) else { return BTreeMap::new() };
     d.template
-        .containers
-        .iter()
-        .filter_map(|c| {
-            let bytes = store.read(&c.image.module.digest, shoal_image::limits::MODULE).ok()?;
-            Some((c.image.module.digest, shoal_image::inspect(&bytes).ok()?))
+        .all_containers()
+        .flat_map(Container::modules)
+        .filter_map(|m| {
+            let bytes = store.read(&m.digest, shoal_image::limits::MODULE).ok()?;
+            Some((m.digest, shoal_image::inspect(&bytes).ok()?))
         })
         .collect()
 }
@@ -228,7 +228,7 @@ fn print_item(item: &Item, plan: &api::Plan) {
 
 /// The controller's own registry gets what it lacks of the images that the layout holds.
 fn upload(s: &Session, store: &Store, drafts: &[Draft], pinned: &BTreeMap<String, Pinned>) -> Result<()> {
-    for image in drafts.iter().flat_map(|d| &d.containers).map(|c| &c.image) {
+    for image in drafts.iter().flat_map(Draft::all_containers).map(|c| &c.image) {
         if let Some(p) = pinned.get(image).filter(|p| p.in_layout) {
             images::upload(&s.client, store, &images::reference(image)?, &p.image.manifest)?;
         }

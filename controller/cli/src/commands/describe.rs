@@ -215,7 +215,8 @@ fn container_lines(c: &api::Container) {
         (false, Some(end)) => format!("{} {} ago", show::cause(end), show::age(c.finished_at)),
         (false, None) => "not started yet".to_owned(),
     };
-    output::line(&format!("Container {}: {state}", c.name));
+    let word = if c.init { "Init container" } else { "Container" };
+    output::line(&format!("{word} {}: {state}", c.name));
     let row =
         |name: &str, value: String| output::line(&format!("  {:<11} {}", format!("{name}:"), clean(&value)));
     row("starts", c.attempt.to_string());
@@ -236,12 +237,19 @@ fn container_lines(c: &api::Container) {
     row(
         "CPU",
         format!(
-            "{} used, limit {}, throttled for {}",
+            "{} used, limit {}, throttled for {}{}",
             show::micros(c.cpu_usage),
             show::cpu_limit(c),
-            show::micros(c.cpu_throttled)
+            show::micros(c.cpu_throttled),
+            c.cpu_throttled_periods.map(|n| format!(" in {n} periods")).unwrap_or_default()
         ),
     );
+    if let Some(ready) = c.ready {
+        row("ready", if ready { "yes" } else { "no" }.to_owned());
+    }
+    if let Some(why) = &c.probe_message {
+        row("last probe", why.clone());
+    }
     if let Some(k) = &c.compiled {
         let how = if k.cache_hit {
             "taken from the cache".to_owned()

@@ -90,7 +90,7 @@ pub(super) fn pin(store: &Store, source: &Source, drafts: &[Draft]) -> Result<BT
         None => Lock::read(Path::new(images::LOCK_FILE), false)?,
     };
     let mut pinned = BTreeMap::new();
-    for image in drafts.iter().flat_map(|d| &d.containers).map(|c| &c.image) {
+    for image in drafts.iter().flat_map(Draft::all_containers).map(|c| &c.image) {
         if !pinned.contains_key(image) {
             pinned.insert(image.clone(), images::pin(store, &lock, image)?);
         }

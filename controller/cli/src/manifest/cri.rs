@@ -155,6 +155,7 @@ fn pod_sandbox(field: &Field<'_>, f: &mut Findings, name: Option<&Name>) -> Opti
         requires: Vec::new(),
         pod: template,
         containers: Vec::new(),
+        init_containers: Vec::new(),
     })
 }
 

@@ -56,6 +56,7 @@ fn document(field: &Field<'_>, f: &mut Findings) -> Option<Draft> {
         requires: Vec::new(),
         pod: template,
         containers: Vec::new(),
+        init_containers: Vec::new(),
     };
     if let Some(s) = o.need("spec", f) {
         spec(&s, f, &mut draft);
@@ -99,7 +100,7 @@ fn spec(field: &Field<'_>, f: &mut Findings, draft: &mut Draft) {
             m.finish(f);
         }
         if let Some(s) = t_o.need("spec", f) {
-            draft.containers = pod::read(&s, f, &mut draft.pod);
+            (draft.containers, draft.init_containers) = pod::read(&s, f, &mut draft.pod);
         }
         t_o.finish(f);
     }

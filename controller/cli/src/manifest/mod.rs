@@ -4,6 +4,7 @@
 
 pub(crate) mod cri;
 pub(crate) mod deployment;
+mod expand;
 pub(crate) mod limits;
 mod pod;
 mod probe;
@@ -34,6 +35,15 @@ pub(crate) struct Draft {
     /// The pod without its containers.
     pub(crate) pod: PodTemplate,
     pub(crate) containers: Vec<ContainerDraft>,
+    /// Those that run before the others, one after the other.
+    pub(crate) init_containers: Vec<ContainerDraft>,
+}
+
+impl Draft {
+    /// All containers, in the order of their numbers.
+    pub(crate) fn all_containers(&self) -> impl Iterator<Item = &ContainerDraft> {
+        self.containers.iter().chain(&self.init_containers)
+    }
 }
 
 /// A container whose image has not been read yet.
@@ -58,6 +68,10 @@ pub(crate) struct ContainerDraft {
     pub(crate) devices: Vec<DeviceGrant>,
     pub(crate) capabilities: Vec<String>,
     pub(crate) self_test: Option<String>,
+    pub(crate) stdin: bool,
+    /// A module of the image and its arguments.
+    pub(crate) post_start: Option<Vec<String>>,
+    pub(crate) pre_stop: Option<Vec<String>>,
 }
 
 impl ContainerDraft {
@@ -80,6 +94,9 @@ impl ContainerDraft {
             devices: Vec::new(),
             capabilities: Vec::new(),
             self_test: None,
+            stdin: false,
+            post_start: None,
+            pre_stop: None,
         }
     }
 }
@@ -92,6 +109,7 @@ pub(crate) struct ProbeDraft {
     pub(crate) period: u64,
     pub(crate) timeout: u64,
     pub(crate) failure_threshold: u64,
+    pub(crate) success_threshold: Option<u64>,
 }
 
 /// What a probe asks.
@@ -101,6 +119,8 @@ pub(crate) enum ProbeActionDraft {
     Exec(Vec<String>),
     Tcp(u64),
     Http(u64, String),
+    /// Path in the container, seconds.
+    FileFresh(String, u64),
 }
 
 /// A pod template with nothing in it yet.
@@ -118,6 +138,7 @@ pub(crate) fn empty_pod() -> PodTemplate {
         annotations: shoal_protocol::text_map::TextMap::default(),
         ports: Vec::new(),
         required_features: Vec::new(),
+        init_containers: Vec::new(),
     }
 }
 

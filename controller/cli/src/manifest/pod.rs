@@ -3,11 +3,11 @@
 //! Never here: images (the reference stays text), selection, rollout.
 
 use super::reader::{Field, Findings, Object};
-use super::{ContainerDraft, limits, probe};
+use super::{ContainerDraft, ProbeActionDraft, expand, limits, probe};
 use shoal_protocol::ids::Name;
 use shoal_protocol::latest::{
-    DeviceGrant, Engine, EnvVar, Mount, Network, PodTemplate, PortMapping, RestartPolicy, RuntimeClass,
-    Volume, VolumeSource,
+    DeviceGrant, Engine, EnvVar, Mount, Network, PodTemplate, PortMapping, ProbeKind, RestartPolicy,
+    RuntimeClass, Volume, VolumeSource,
 };
 
 const RESTART: [(&str, RestartPolicy); 3] = [
@@ -20,7 +20,11 @@ const RESTART: [(&str, RestartPolicy); 3] = [
 pub(super) const MAX_CONTAINERS: usize = 16;
 
 /// Reads `spec.template.spec` into `pod`; returns its containers.
-pub(super) fn read(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -> Vec<ContainerDraft> {
+pub(super) fn read(
+    field: &Field<'_>,
+    f: &mut Findings,
+    pod: &mut PodTemplate,
+) -> (Vec<ContainerDraft>, Vec<ContainerDraft>) {
     let mut o = field.object(f);
     if let Some(v) = o.get("restartPolicy").and_then(|x| x.word(f, &RESTART)) {
         pod.restart_policy = v;
@@ -46,6 +50,10 @@ pub(super) fn read(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -
     if let Some(v) = o.get("resources") {
         pod.resources = limits::kubernetes(&v, f);
     }
+    if let Some(v) = o.get("activeDeadlineSeconds").and_then(|x| x.integer(f, 1, 315_576_000)) {
+        let own = pod.resources.wall_seconds.unwrap_or(u64::MAX);
+        pod.resources.wall_seconds = Some(own.min(v.unsigned_abs()));
+    }
     for v in o.get("volumes").map(|l| l.list(f)).unwrap_or_default() {
         if let Some(volume) = volume(&v, f) {
             if pod.volumes.iter().any(|w| w.name == volume.name) {
@@ -57,33 +65,50 @@ pub(super) fn read(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -
     if let Some(v) = o.get("requiredFeatures") {
         pod.required_features = v.texts(f);
     }
-    let mut containers = Vec::new();
-    if let Some(list) = o.need("containers", f) {
+    let mut containers: Vec<ContainerDraft> = Vec::new();
+    let mut count = 0;
+    let lists = [o.need("containers", f), o.get("initContainers")];
+    for (list, init) in lists.into_iter().zip([false, true]) {
+        let Some(list) = list else { continue };
         let items = list.list(f);
-        if items.is_empty() || items.len() > MAX_CONTAINERS {
+        let room = MAX_CONTAINERS - containers.len();
+        if (items.is_empty() && !init) || items.len() > room {
             list.problem(f, format!("expected 1 to {MAX_CONTAINERS} containers, found {}", items.len()));
         }
-        for item in items.iter().take(MAX_CONTAINERS) {
+        for item in items.iter().take(room) {
             if let Some(c) = container(item, f, pod) {
-                if containers.iter().any(|d: &ContainerDraft| d.name == c.name) {
+                if containers.iter().any(|d| d.name == c.name) {
                     item.problem(f, format!("the container {} stands twice", c.name));
+                }
+                if init {
+                    before_the_others(item, f, &c);
                 }
                 containers.push(c);
             }
         }
+        if !init {
+            count = containers.len();
+        }
     }
     unsupported(&mut o, f);
     o.finish(f);
-    containers
+    let init = containers.split_off(count);
+    (containers, init)
+}
+
+/// An init container is there to end; what only means something for one that goes on is a mistake.
+fn before_the_others(field: &Field<'_>, f: &mut Findings, c: &ContainerDraft) {
+    let probed = c.liveness.is_some() || c.readiness.is_some() || c.startup.is_some();
+    if probed || c.post_start.is_some() || c.pre_stop.is_some() || c.stdin || c.restart_policy.is_some() {
+        field.problem(
+            f,
+            "an init container runs to its end before the others start: it has no probes, lifecycle, stdin or restartPolicy (no sidecars)",
+        );
+    }
 }
 
 /// What Kubernetes has and a wasm pod on a small device has not: known, and said why.
 fn unsupported(o: &mut Object<'_>, f: &mut Findings) {
-    o.unsupported(
-        "initContainers",
-        f,
-        "not run: use `requires` of another deployment, or do it in the program",
-    );
     o.unsupported("nodeSelector", f, "ignored: devices are selected by spec.selector, which is signed");
     o.unsupported("affinity", f, "ignored: devices are selected by spec.selector, which is signed");
     o.unsupported("tolerations", f, "ignored: devices have no taints");
@@ -154,6 +179,9 @@ fn container(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -> Opti
     c.args = o.get("args").map(|l| l.texts(f)).unwrap_or_default();
     c.working_dir = o.get("workingDir").and_then(|w| absolute(&w, f));
     c.env = o.get("env").map(|l| l.list(f)).unwrap_or_default().iter().filter_map(|e| env(e, f)).collect();
+    expand::variables(&mut c.env);
+    expand::all(&mut c.command, &c.env);
+    expand::all(&mut c.args, &c.env);
     if let Some(v) = o.get("resources") {
         c.resources = limits::kubernetes(&v, f);
         // A pod's limit above its containers' is what one expects; only one that cuts a container's short is worth a word.
@@ -167,9 +195,20 @@ fn container(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -> Opti
         c.mounts.extend(mount(&m, f, pod));
     }
     c.restart_policy = o.get("restartPolicy").and_then(|r| r.word(f, &RESTART));
-    c.liveness = o.get("livenessProbe").and_then(|p| probe::read(&p, f));
-    c.readiness = o.get("readinessProbe").and_then(|p| probe::read(&p, f));
-    c.startup = o.get("startupProbe").and_then(|p| probe::read(&p, f));
+    let mut probe = |name: &'static str, kind| {
+        let mut draft = o.get(name).and_then(|p| probe::read(&p, f, kind, pod.network))?;
+        if let ProbeActionDraft::Exec(command) = &mut draft.action {
+            expand::all(command, &c.env);
+        }
+        Some(draft)
+    };
+    c.liveness = probe("livenessProbe", ProbeKind::Liveness);
+    c.readiness = probe("readinessProbe", ProbeKind::Readiness);
+    c.startup = probe("startupProbe", ProbeKind::Startup);
+    if let Some(l) = o.get("lifecycle") {
+        (c.post_start, c.pre_stop) = probe::lifecycle(&l, f);
+    }
+    c.stdin = o.get("stdin").and_then(|s| s.bool(f)).unwrap_or(false);
     if let Some(v) = o.get("engine") {
         c.engine =
             v.word(f, &[("aot", Engine::Aot), ("interpreter", Engine::Interpreter)]).unwrap_or_default();
@@ -189,10 +228,13 @@ fn container(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -> Opti
         f,
         "ignored: the image is pinned by digest, so there is nothing to pull again",
     );
-    o.unsupported("stdin", f, "ignored: a deployment has no terminal to read from");
+    o.unsupported(
+        "stdinOnce",
+        f,
+        "ignored: nobody attaches, so standard input ends only when the container is to",
+    );
     o.unsupported("tty", f, "ignored: a deployment has no terminal");
     o.unsupported("envFrom", f, "ignored: write the variables out under env");
-    o.unsupported("lifecycle", f, "ignored: a wasm guest gets no hooks");
     o.unsupported("terminationMessagePath", f, "ignored: the end's cause and last lines are reported anyway");
     o.finish(f);
     complete.then_some(c)
@@ -225,13 +267,16 @@ fn mount(field: &Field<'_>, f: &mut Findings, pod: &PodTemplate) -> Option<Mount
     let mut o = field.object(f);
     let volume = o.need("name", f);
     let path = o.need("mountPath", f).and_then(|p| absolute(&p, f));
-    let read_only = o.get("readOnly").and_then(|r| r.bool(f)).unwrap_or(false);
+    let read_only = o.get("readOnly").and_then(|r| r.bool(f));
     o.unsupported("subPath", f, "the whole volume is mounted");
     o.unsupported("mountPropagation", f, "mounts do not propagate");
     o.finish(f);
     let volume = volume?;
     let name = volume.parsed::<Name>(f)?;
-    if !pod.volumes.iter().any(|v| v.name == name) {
+    let source = pod.volumes.iter().find(|v| v.name == name).map(|v| &v.source);
+    // A folder of the device is somebody else's: written to only where the file says so.
+    let read_only = read_only.unwrap_or(matches!(source, Some(VolumeSource::HostPath { .. })));
+    if source.is_none() {
         let names: Vec<&str> = pod.volumes.iter().map(|v| v.name.as_str()).collect();
         volume.problem(f, format!("no volume is called {name}; the pod's volumes: {}", names.join(", ")));
     }

@@ -220,6 +220,18 @@ pub struct Container {
     /// What is known of its compiled code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compiled: Option<Compiled>,
+    /// Periods in which it was throttled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_throttled_periods: Option<u64>,
+    /// Whether its readiness probe passes; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+    /// Why a probe of it failed last, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_message: Option<String>,
+    /// Whether it is one that comes before the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub init: bool,
 }
 
 impl From<&wire::ContainerStatus> for Container {
@@ -247,6 +259,10 @@ impl From<&wire::ContainerStatus> for Container {
                 code_size: c.code_size,
                 cache_hit: c.cache_hit,
             }),
+            cpu_throttled_periods: c.cpu_throttled_periods,
+            ready: c.ready,
+            probe_message: c.probe_message.clone(),
+            init: c.init,
         }
     }
 }

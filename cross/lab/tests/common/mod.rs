@@ -82,6 +82,49 @@ impl Fleet {
         self.shoal(&["image", "import", utf8(&path), reference]);
     }
 
+    /// Imports an image of several modules, each a file in its root; the first is what it runs.
+    pub(crate) fn import_modules(&self, reference: &str, modules: &[(&str, &str)]) {
+        let dir = tempfile::tempdir_in(self.dir.path()).unwrap();
+        let (root, blobs) = (dir.path().join("root"), dir.path().join("oci/blobs/sha256"));
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::create_dir_all(&blobs).unwrap();
+        for (name, wat) in modules {
+            std::fs::write(root.join(name), wat::parse_str(wat).unwrap()).unwrap();
+        }
+        let output = |program: &str, args: &[&str]| {
+            let out = std::process::Command::new(program).args(args).output().unwrap();
+            assert!(out.status.success(), "{program}: {}", String::from_utf8_lossy(&out.stderr));
+            out.stdout
+        };
+        let blob = |bytes: &[u8]| -> Value {
+            let path = self.file("blob", bytes);
+            let sum = String::from_utf8(output("sha256sum", &[utf8(&path)])).unwrap();
+            let hex = sum.split(' ').next().unwrap();
+            std::fs::rename(path, blobs.join(hex)).unwrap();
+            serde_json::json!({"digest": format!("sha256:{hex}"), "size": bytes.len()})
+        };
+        let with = |mut descriptor: Value, media_type: &str| {
+            descriptor["mediaType"] = media_type.into();
+            descriptor
+        };
+        let layer = blob(&output("tar", &["-C", utf8(&root), "--owner=0", "--group=0", "-c", "."]));
+        let diff = layer["digest"].clone();
+        let config = serde_json::json!({"architecture": "wasm", "os": "wasi",
+            "config": {"Entrypoint": [format!("/{}", modules[0].0)]},
+            "rootfs": {"type": "layers", "diff_ids": [diff]}});
+        let config = with(blob(config.to_string().as_bytes()), "application/vnd.oci.image.config.v1+json");
+        let layer = with(layer, "application/vnd.oci.image.layer.v1.tar");
+        let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": manifest_type,
+            "config": config, "layers": [layer]});
+        let manifest = with(blob(manifest.to_string().as_bytes()), manifest_type);
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
+        let oci = dir.path().join("oci");
+        std::fs::write(oci.join("index.json"), index.to_string()).unwrap();
+        std::fs::write(oci.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
+        self.shoal(&["image", "import", utf8(&oci), reference]);
+    }
+
     /// Runs `shoal`; it must succeed.
     pub(crate) fn shoal(&self, args: &[&str]) -> String {
         self.lab.operator.run(args).unwrap().ok().unwrap()

@@ -179,13 +179,15 @@ fn cpuset(mounts: &Mounts, name: &str, limits: &Limits, applied: &mut Applied) -
 
 pub(super) fn stats(mounts: &Mounts, name: &str) -> StatsInfo {
     let at = |controller, file: &str| mounts.folder(controller, name).unwrap_or_default().join(file);
-    let throttled = keyed(&read(&at("cpu", "cpu.stat")), "throttled_time ").unwrap_or(0);
+    let cpu = read(&at("cpu", "cpu.stat"));
+    let throttled = keyed(&cpu, "throttled_time ").unwrap_or(0);
     StatsInfo {
         memory: read_number(&at("memory", "memory.usage_in_bytes")).unwrap_or(0),
         memory_peak: read_number(&at("memory", "memory.max_usage_in_bytes")).unwrap_or(0),
         cpu_usage: read_number(&at("cpuacct", "cpuacct.usage")).unwrap_or(0) / 1000,
         cpu_throttled: throttled / 1000,
         applied: Applied::default(),
+        cpu_throttled_periods: keyed(&cpu, "nr_throttled ").unwrap_or(0),
     }
 }
 

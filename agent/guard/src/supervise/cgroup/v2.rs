@@ -116,6 +116,7 @@ pub(super) fn stats(folder: &Path) -> StatsInfo {
         cpu_usage: keyed(&cpu, "usage_usec ").unwrap_or(0),
         cpu_throttled: keyed(&cpu, "throttled_usec ").unwrap_or(0),
         applied: Applied::default(),
+        cpu_throttled_periods: keyed(&cpu, "nr_throttled ").unwrap_or(0),
     }
 }
 
@@ -199,8 +200,9 @@ mod tests {
     fn oom_kills_and_use_are_read_from_events_and_stat() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("memory.events"), "low 0\noom 3\noom_kill 2\n").unwrap();
-        fs::write(dir.path().join("cpu.stat"), "usage_usec 42\nthrottled_usec 7\n").unwrap();
+        fs::write(dir.path().join("cpu.stat"), "usage_usec 42\nnr_throttled 3\nthrottled_usec 7\n").unwrap();
         assert_eq!(oom_kills(dir.path()), 2);
-        assert_eq!((stats(dir.path()).cpu_usage, stats(dir.path()).cpu_throttled), (42, 7));
+        let s = stats(dir.path());
+        assert_eq!((s.cpu_usage, s.cpu_throttled, s.cpu_throttled_periods), (42, 7, 3));
     }
 }

@@ -165,7 +165,7 @@ impl Supervise {
             network: None,
             jail: jail.as_ref(),
             ids: owner,
-            limits: &[
+            limits: vec![
                 (Resource::Core, 0),
                 (Resource::Nofile, 256),
                 (Resource::Fsize, CODE_MAX),

@@ -43,8 +43,9 @@ pub(super) fn read(field: &Field<'_>, f: &mut Findings, draft: &mut Draft) -> Op
         f,
         "ignored: devices keep logs in a folder of their own, with a quota; see `shoal logs`",
     );
-    for key in ["stdin", "stdin_once", "tty"] {
-        o.unsupported(key, f, "ignored: a deployed container has no terminal and nothing to read from");
+    c.stdin = o.get("stdin").and_then(|s| s.bool(f)).unwrap_or(false);
+    for key in ["stdin_once", "tty"] {
+        o.unsupported(key, f, "ignored: a deployed container has no terminal, and nobody attaches to it");
     }
     if let Some(linux) = o.get("linux") {
         let mut l = linux.object(f);
@@ -94,7 +95,14 @@ fn mount(field: &Field<'_>, f: &mut Findings, draft: &mut Draft) -> Option<Mount
     let mut o = field.object(f);
     let path = o.need("container_path", f).and_then(|p| pod::absolute(&p, f));
     let host_path = o.need("host_path", f).and_then(|p| pod::absolute(&p, f));
-    let read_only = o.get("readonly").and_then(|r| r.bool(f)).unwrap_or(false);
+    // A folder of the device is somebody else's: written to only where the file says so.
+    let read_only = o.get("readonly").and_then(|r| r.bool(f)).unwrap_or_else(|| {
+        field.warn(
+            f,
+            "mounted read only: write `readonly: false` for a folder that the container may write to",
+        );
+        true
+    });
     o.unsupported("selinux_relabel", f, NO_LABELS_OF_KERNEL);
     for key in ["propagation", "recursive_read_only"] {
         if let Some(v) = o.get(key).filter(|v| !v.is_neutral())
