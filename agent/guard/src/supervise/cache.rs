@@ -117,6 +117,9 @@ pub(crate) enum Code {
     Changed,
 }
 
+/// What the name of a file begins with that no job has finished.
+const ON_ITS_WAY: &str = "new-";
+
 /// The folders, and which code was checked already.
 #[derive(Debug)]
 pub(crate) struct Cache {
@@ -210,9 +213,9 @@ impl Cache {
         super::dirs::write_durably(&self.info_file(key), &encode(&info))
     }
 
-    /// A name for code on its way in.
+    /// A name for code on its way in. Without root the engine opens it for its trial, by what a name ends in.
     pub(crate) fn temp_code(&self, key: &Digest) -> PathBuf {
-        self.layout.cache().join(format!("{}.new", key.hex()))
+        self.layout.cache().join(format!("{ON_ITS_WAY}{}.so", key.hex()))
     }
 
     fn drop_code(&mut self, key: &Digest) {
@@ -296,7 +299,7 @@ fn entries(folder: &Path) -> Vec<Entry> {
             continue;
         };
         // Files on their way in belong to a running job; the engine's proof is nobody's code.
-        if path.extension().is_some_and(|e| e == "new" || e == "proof") {
+        if stem.starts_with(ON_ITS_WAY) || path.extension().is_some_and(|e| e == "proof") {
             continue;
         }
         let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
