@@ -155,8 +155,9 @@ impl Device {
         for service in [self.agent.take(), self.guard.take()].iter_mut().flatten() {
             service.kill();
         }
-        // What outlives its parent in a process table would not outlive the power: everything in the device's
+        // What outlives its parent in a process table would not outlive the power: the zygote, everything in the device's
         // groups, and admit and log, which see the end of their sockets.
+        kill_zygotes(&self.root);
         for group in crate::cgroups::named(&self.cgroup_parent) {
             kill_tree(&group);
         }
@@ -180,6 +181,21 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         let _ = self.stop();
+    }
+}
+
+/// Kills the processes that fork this device's containers: they name its folder.
+fn kill_zygotes(root: &Path) {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let mut words = line.split(|b| *b == 0).skip_while(|w| *w != b"zygote").skip(1);
+        if words.next() == Some(root.as_os_str().as_encoded_bytes())
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            // Its containers have the same command line; gone already is what is wanted.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
     }
 }
 
