@@ -69,13 +69,13 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 }
 
 /// The pinned compiler and linker in a private folder.
-struct Compiler {
+pub(crate) struct Compiler {
     usr: PathBuf,
     libraries: OsString,
 }
 
 impl Compiler {
-    fn ensure() -> Result<Self> {
+    pub(crate) fn ensure() -> Result<Self> {
         let arch = Arch::host()?;
         let pins = match arch {
             Arch::X86_64 => Pins::parse("pins/guests-amd64.toml", include_str!("../pins/guests-amd64.toml"))?,
@@ -94,20 +94,33 @@ impl Compiler {
         Ok(Self { usr: dir.join("usr"), libraries })
     }
 
+    /// A program of one file that needs no remapped paths, with vectors: for measurements.
+    pub(crate) fn program(&self, source: &Path, to: &Path) -> Result<()> {
+        let mut rustc = self.rustc();
+        rustc.args(["-C", "target-feature=+simd128"]).arg(source).arg("-o").arg(to);
+        process::run(&mut rustc).with_context(|| format!("build {}", source.display()))
+    }
+
     fn build(&self, apps: &Path, folder: &str, program: &str, to: &Path) -> Result<()> {
         let mut remap = apps.as_os_str().to_owned();
         remap.push("=/apps");
+        let mut rustc = self.rustc();
+        rustc.arg("--remap-path-prefix").arg(remap).args(["--crate-name", program]);
+        rustc.arg(apps.join(folder).join("src/main.rs")).arg("-o").arg(to);
+        process::run(&mut rustc).with_context(|| format!("build the guest {program}"))
+    }
+
+    fn rustc(&self) -> Command {
         let mut linker = OsString::from("linker=");
         linker.push(self.usr.join("bin/wasm-ld-14"));
         let mut rustc = Command::new(self.usr.join("bin/rustc"));
         rustc.env("LD_LIBRARY_PATH", &self.libraries).env_remove("RUSTFLAGS").env_remove("RUSTC_BOOTSTRAP");
         rustc.arg("--sysroot").arg(&self.usr).args(["--edition", "2021", "--target", "wasm32-wasi"]);
-        rustc.arg("-C").arg(linker).arg("--remap-path-prefix").arg(remap).args(["--crate-name", program]);
+        rustc.arg("-C").arg(linker);
         for setting in SETTINGS {
             rustc.args(["-C", setting]);
         }
-        rustc.arg(apps.join(folder).join("src/main.rs")).arg("-o").arg(to);
-        process::run(&mut rustc).with_context(|| format!("build the guest {program}"))
+        rustc
     }
 }
 

@@ -490,17 +490,12 @@ fn s12_what_is_for_others_is_a_wrong_target() {
     targets.push(Target { selector: Some(selector), ..Target::default() });
     let own = fleet.deployment("app", 1).target;
     targets.push(Target { architectures: vec!["aarch64".into()], ..own.clone() });
-    targets.push(Target { min_agent: Some("9.0.0".into()), ..own.clone() });
+    targets.push(Target { min_agent: Some("9.0.0".into()), ..own });
     targets.push(Target::default());
     for target in targets {
         let d = Deployment { target, ..fleet.deployment("app", 1) };
         assert_eq!(fleet.refused(&seal(&d, &[seed::DEPLOY]).0), Code::WrongTarget);
     }
-    let d = Deployment {
-        target: Target { min_engine: Some("1.0.0".into()), ..own },
-        ..fleet.deployment("app", 1)
-    };
-    assert_eq!(fleet.refused(&seal(&d, &[seed::DEPLOY]).0), Code::EngineTooOld);
     // Another device's record.
     let record = DeviceRecord { attest: key(50).public(), ..fleet.record(2) };
     assert_eq!(fleet.refused(&seal(&record, &[seed::ENROLL]).0), Code::WrongTarget);
@@ -538,6 +533,15 @@ fn s15_an_unknown_field_is_malformed_but_ext_may_hold_any() {
     fleet.accept(&seal(&full::root(&fleet.id), &[seed::ROOT]).0).unwrap();
     let root = fleet.state.anchor.as_ref().unwrap().root.document.clone();
     assert_eq!(root.ext.len(), 2, "carried along whole");
+    fleet.still_works();
+}
+
+#[test]
+fn m10_an_engine_below_the_deployments_floor_is_too_old() {
+    let mut fleet = Fleet::new();
+    let target = Target { min_engine: Some("1.0.0".into()), ..fleet.deployment("app", 1).target };
+    let d = Deployment { target, ..fleet.deployment("app", 1) };
+    assert_eq!(fleet.refused(&seal(&d, &[seed::DEPLOY]).0), Code::EngineTooOld);
     fleet.still_works();
 }
 

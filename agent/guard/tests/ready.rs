@@ -223,7 +223,10 @@ fn m9_without_the_compiler_the_interpreter_runs_and_the_rest_says_what_to_instal
     };
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(&engine.run, folder.path().join("run")).unwrap();
-    let mut device = Device::prepare("");
+    // Proven while it had one: what is wanting is the compiler alone.
+    let mut device = Device::start();
+    wait_for("the proof", || device.layout.proof().exists().then_some(()));
+    device.kill_supervise();
     device.engine = Some(folder.path().to_path_buf());
     device.launch();
     let fleet = Fleet::new(10);

@@ -18,15 +18,19 @@ fn draft(pod: &str, container: &str) -> Draft {
     file::parse("app.yaml", &text).unwrap().0.remove(0)
 }
 
-fn pinned(home: &Home) -> BTreeMap<String, Pinned> {
+fn pinned(home: &Home, module: &[u8]) -> BTreeMap<String, Pinned> {
     let store = images::store(home).unwrap();
-    let image = shoal_image::import_module(&store, MODULE, Some("app.wasm")).unwrap();
+    let image = shoal_image::import_module(&store, module, Some("app.wasm")).unwrap();
     shoal_image::tag(&store, "app:1", &image.manifest).unwrap();
     let found = images::pin(&store, &Lock::default(), "app:1").unwrap();
     BTreeMap::from([("app:1".to_owned(), found)])
 }
 
 fn compose(fleet: &Fleet, trust: &Trust, draft: &Draft) -> Result<Deployment> {
+    compose_of(fleet, trust, draft, MODULE)
+}
+
+fn compose_of(fleet: &Fleet, trust: &Trust, draft: &Draft, module: &[u8]) -> Result<Deployment> {
     let stamp = Stamp {
         fleet: trust.anchor().unwrap().fleet.clone(),
         epoch: 1,
@@ -34,7 +38,7 @@ fn compose(fleet: &Fleet, trust: &Trust, draft: &Draft) -> Result<Deployment> {
         issued_at: now(),
         lifetime: 60,
     };
-    compose::deployment(draft, &pinned(&fleet.home("founder")), &stamp)
+    compose::deployment(draft, &pinned(&fleet.home("founder"), module), &stamp)
 }
 
 fn ring(seeds: &[u8]) -> Keyring {
@@ -107,6 +111,33 @@ fn a_module_that_cannot_fit_its_limits_is_not_signed() {
         compose(&fleet, &trust, &other).is_ok(),
         "an artifact is its module, whatever the program is called"
     );
+}
+
+#[test]
+fn c3_an_import_without_its_grant_is_named_before_anything_is_signed() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let text = r#"(module (import "wasi_snapshot_preview1" "sock_open" (func (param i32 i32 i32) (result i32)))
+        (memory (export "memory") 1) (func (export "_start")))"#;
+    let module = wat::parse_str(text).unwrap();
+    let e = compose_of(&fleet, &trust, &draft("", ""), &module).unwrap_err();
+    assert_eq!(code(&e), "import_denied");
+    assert!(e.render().contains("wasi_snapshot_preview1.sock_open"), "{}", e.render());
+}
+
+#[test]
+fn an_interpreted_container_and_its_self_test_are_signed_and_shown() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let wanted = draft("", "engine: interpreter\n          selfTest: _start");
+    let d = compose(&fleet, &trust, &wanted).unwrap();
+    precheck(&trust, &ring(&[2]), &d.name, &d).unwrap();
+    let shown = crate::review::facts(&d, &BTreeMap::new());
+    assert!(shown["main.engine"].starts_with("interpreted"), "{shown:?}");
+    assert!(shown["main.selfTest"].starts_with("_start must pass"), "{shown:?}");
+    let absent = compose(&fleet, &trust, &draft("", "selfTest: nothing")).unwrap_err();
+    assert_eq!(code(&absent), "malformed");
+    assert!(absent.render().contains("it exports: memory, _start"), "{}", absent.render());
 }
 
 #[test]

@@ -256,3 +256,40 @@ fn a_completion_script_is_made() {
     let desk = Desk::new();
     assert!(desk.run(&["completion", "bash"]).out.contains("_shoal()"));
 }
+
+/// A module with one import, and a `_start`.
+fn importing(module: &str, name: &str) -> Vec<u8> {
+    wat::parse_str(format!(
+        r#"(module (import "{module}" "{name}" (func)) (memory (export "memory") 1) (func (export "_start")))"#
+    ))
+    .unwrap()
+}
+
+#[test]
+fn m8_m10_c3_what_no_device_would_run_is_refused_on_import_with_the_devices_own_code() {
+    let desk = Desk::new();
+    let memory64 = wat::parse_str(r#"(module (memory (export "memory") i64 1) (func (export "_start")))"#);
+    let table = wat::parse_str(r#"(module (table 2000000 funcref) (func (export "_start")))"#);
+    for (name, bytes, code, word) in [
+        ("aot.wasm", b"\x7fELF\x02\x01\x01\0wasm.code\0wasm.size\0".to_vec(), "aot_untrusted", ""),
+        ("memory64.wasm", memory64.unwrap(), "unsupported_proposal", "memory64"),
+        ("table.wasm", table.unwrap(), "too_large", "2000000"),
+        ("env.wasm", importing("env", "launch_rocket"), "import_denied", "env.launch_rocket"),
+    ] {
+        let file = desk.write(name, bytes);
+        let done = desk.run(&["image", "import", &file, "x:1", "--local"]);
+        assert_eq!(done.code, 3, "{name}: {}", done.err);
+        assert!(done.err.starts_with(&format!("error[{code}]: ")), "{name}: {}", done.err);
+        assert!(done.err.contains(word), "{name}: {}", done.err);
+    }
+}
+
+#[test]
+fn c3_what_must_be_granted_is_shown_by_inspect() {
+    let desk = Desk::new();
+    desk.ready();
+    let file = desk.write("net.wasm", importing("wasi_snapshot_preview1", "sock_open"));
+    assert_eq!(desk.run(&["image", "import", &file, "net:1", "--local"]).code, 0);
+    let shown = desk.run(&["image", "inspect", "net:1"]);
+    assert!(shown.out.contains("sockets"), "{}", shown.out);
+}

@@ -299,7 +299,7 @@ fn entries(folder: &Path) -> Vec<Entry> {
             continue;
         };
         // Files on their way in belong to a running job; the engine's proof is nobody's code.
-        if stem.starts_with(ON_ITS_WAY) || path.extension().is_some_and(|e| e == "proof") {
+        if stem.starts_with(ON_ITS_WAY) || path.extension().is_some_and(|e| e == "new" || e == "proof") {
             continue;
         }
         let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
