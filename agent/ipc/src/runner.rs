@@ -84,6 +84,11 @@ tagged! {
             /// The call, and both results, at most 1 KiB.
             detail: String,
         },
+        /// There was no code to compare, which says nothing about the engine: on a full disk nothing is compiled.
+        Unmade = 3 {
+            /// What failed, at most 1 KiB.
+            detail: String,
+        },
     }
 }
 

@@ -39,20 +39,31 @@ pub(crate) fn prove() -> ProofRecord {
     for (name, module) in CORPUS {
         match compare(name, module) {
             Ok(n) => calls += n,
-            Err(detail) => {
-                let end = detail.floor_char_boundary(DETAIL);
-                return ProofRecord::Differs { detail: detail[..end].to_owned() };
-            }
+            Err(Apart::Differs(detail)) => return ProofRecord::Differs { detail: bounded(&detail) },
+            Err(Apart::Unmade(detail)) => return ProofRecord::Unmade { detail: bounded(&detail) },
         }
     }
     ProofRecord::Same { calls }
 }
 
+fn bounded(detail: &str) -> String {
+    detail[..detail.floor_char_boundary(DETAIL)].to_owned()
+}
+
+/// Why a comparison did not come to its end.
+#[derive(Debug)]
+enum Apart {
+    /// Two results are not the same.
+    Differs(String),
+    /// There was nothing to call.
+    Unmade(String),
+}
+
 /// Calls everything in both ways; how many calls that were, or where they part.
-fn compare(name: &str, module: &[u8]) -> Result<u32, String> {
+fn compare(name: &str, module: &[u8]) -> Result<u32, Apart> {
     let failed = |what: &str| {
         let what = what.to_owned();
-        move |e: Box<wasmedge_sdk::error::WasmEdgeError>| format!("{name}: {what}: {e}")
+        move |e: Box<wasmedge_sdk::error::WasmEdgeError>| Apart::Unmade(format!("{name}: {what}: {e}"))
     };
     to_native(module).map_err(failed("it cannot be compiled"))?;
     let mut native =
@@ -61,7 +72,7 @@ fn compare(name: &str, module: &[u8]) -> Result<u32, String> {
         Side::of(RunMode::Interpreter, |l| l.from_bytes(module)).map_err(failed("interpreted"))?;
     let functions = native.instance.func_names().unwrap_or_default();
     if functions.is_empty() {
-        return Err(format!("{name}: there is nothing to call"));
+        return Err(Apart::Unmade(format!("{name}: there is nothing to call")));
     }
     let mut calls = 0;
     for function in functions {
@@ -69,16 +80,16 @@ fn compare(name: &str, module: &[u8]) -> Result<u32, String> {
         for arguments in combinations(&types) {
             let (a, b) = (native.call(&function, &arguments), interpreted.call(&function, &arguments));
             if a != b {
-                return Err(format!(
+                return Err(Apart::Differs(format!(
                     "{name}: {function}({}): compiled {a}, interpreted {b}",
                     shown(&arguments)
-                ));
+                )));
             }
             calls += 1;
         }
     }
     if native.memory() != interpreted.memory() {
-        return Err(format!("{name}: the memories differ at the end"));
+        return Err(Apart::Differs(format!("{name}: the memories differ at the end")));
     }
     Ok(calls)
 }
@@ -139,7 +150,8 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         std::env::set_current_dir(scratch.path()).unwrap();
         engine::watch_log();
-        let detail = compare("relaxed", &wat::parse_str(text).unwrap()).unwrap_err();
+        let apart = compare("relaxed", &wat::parse_str(text).unwrap()).unwrap_err();
+        let Apart::Differs(detail) = apart else { panic!("{apart:?}") };
         assert!(detail.starts_with("relaxed: dot(i64 1, i64 -1): compiled gives v128 "), "{detail}");
     }
 

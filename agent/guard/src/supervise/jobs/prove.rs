@@ -40,7 +40,7 @@ impl Proof {
     pub(in super::super) fn mismatch(&self) -> Option<&str> {
         match &self.record {
             ProofRecord::Same { .. } => None,
-            ProofRecord::Differs { detail } => Some(detail),
+            ProofRecord::Differs { detail } | ProofRecord::Unmade { detail } => Some(detail),
         }
     }
 }
@@ -130,6 +130,10 @@ impl Supervise {
     pub(super) fn proof_ended(&mut self, end: &End) {
         let record = end.area.as_ref().and_then(|a| ProofRecord::from_area(&read_area(a)));
         let record = match record {
+            Some(ProofRecord::Unmade { detail }) if !end.expired => {
+                let why = format!("the engine's proof could not be made (is the disk full?): {detail}");
+                return self.proof_not_started(&refuse("storage_unavailable", why));
+            }
             Some(record) if !end.expired => record,
             _ if end.expired || end.oom => {
                 let (code, why) = why_without_answer(end.status, end.oom, &self.policy.compile.memory);
