@@ -158,7 +158,8 @@ fn c2_a_module_ends_at_its_limits_and_the_end_says_which() {
     let late = place.run(&["--timeout", "1s", "--cpus", "200m", utf8(&spins)]);
     assert_eq!(late.code, Some(124), "{}", late.stderr);
     let traps = place.module(TRAPS);
-    assert_eq!(place.run(&[utf8(&traps)]).code, Some(134));
+    let trapped = place.run(&[utf8(&traps)]);
+    assert_eq!(trapped.code, Some(134), "{}", trapped.stderr);
     place.nothing_stays();
 }
 

@@ -46,7 +46,7 @@ impl Profile {
     }
 }
 
-/// Builds `shoal-runner` against the engine and gives the binary. Start it with [`Engine::command`].
+/// Builds `shoal-runner` against the engine and gives the binary. Start it with its own loader ([`Engine::loader`]).
 pub(crate) fn build_runner(engine: &Engine, profile: Profile) -> Result<PathBuf> {
     let mut command = cargo_build("shoal-runner", engine.arch, profile);
     command.envs(engine.build_env());
