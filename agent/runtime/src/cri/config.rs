@@ -1,6 +1,6 @@
 //! CRI v1 `PodSandboxConfig` and `ContainerConfig`, as JSON files carry them (`crictl runp`, `crictl create`). Parsing only.
 //!
-//! Field names are CRI's. What is here and not obeyed is told by [`notes`]; unknown fields are kept apart and told as well.
+//! Field names are CRI's. What is here and not obeyed is told of when it is read; unknown fields are kept apart and told as well.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
