@@ -553,12 +553,11 @@ fn s16_size_caps_and_reserved_values() {
     assert_eq!(fleet.refused(&fat), Code::TooLarge, "each kind has its own cap");
     let fat = sign(Kind::Order, &vec![0; 9 << 10], &[&key(seed::ONLINE)]).unwrap();
     assert_eq!(fleet.refused(&fat), Code::TooLarge);
-    let changes: [Change; 8] = [
+    let changes: [Change; 7] = [
         |d| d.template.runtime_class = RuntimeClass::Oci,
         |d| d.template.network = Network::Host,
         |d| d.template.network = Network::Pod,
         |d| d.template.ports = vec![PortMapping { container_port: 1, host_port: 1, udp: false }],
-        |d| d.template.required_features = vec!["landlock".into()],
         |d| d.template.containers[0].capabilities = vec!["NET_ADMIN".into()],
         |d| d.rollout.ramp = Some(Ramp { start: NOW, duration: 1 }),
         |d| d.rollout.update_windows = vec![Window { days: 1, start: 0, length: 1 }],
@@ -574,7 +573,10 @@ fn s16_size_caps_and_reserved_values() {
 #[test]
 fn s16_nonsense_templates_are_malformed() {
     let mut fleet = Fleet::new();
-    let changes: [Change; 14] = [
+    let changes: [Change; 17] = [
+        |d| d.template.required_features = vec!["Landlock!".into()],
+        |d| d.template.required_features = vec!["seccomp".into(); 2],
+        |d| d.template.required_features = (0..17).map(|n| format!("f{n}")).collect(),
         |d| d.sequence = 0,
         |d| d.template.containers.clear(),
         |d| d.template.containers = (0..17).map(|n| container(&format!("c{n}"))).collect(),

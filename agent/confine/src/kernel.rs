@@ -63,6 +63,11 @@ impl Feature {
         }
     }
 
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.name() == name)
+    }
+
     /// Whether the walls are lower without it than this project promises; else it is only something to require.
     pub fn is_expected(self) -> bool {
         !matches!(self, Self::CgroupV2 | Self::SwapLimit)

@@ -66,6 +66,7 @@ fn ticket(containers: Vec<TicketContainer>) -> Ticket {
         limits: Limits::default(),
         volumes: vec![],
         containers,
+        required_features: vec![],
     }
 }
 

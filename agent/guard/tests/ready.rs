@@ -276,3 +276,52 @@ fn c3_what_a_module_needs_is_held_against_the_container_on_the_device_too() {
     assert_eq!(made, Ok(()));
     assert_eq!(rig.run(ticket), Cause::Exited { code: 0 });
 }
+
+#[test]
+fn c3_a_ticket_whose_kernel_features_are_not_all_there_is_not_even_staged() {
+    if needs_runner("c3_a_ticket_whose_kernel_features_are_not_all_there_is_not_even_staged") {
+        return;
+    }
+    let mut rig = Rig::new();
+    let module = wat::parse_str(MODULE).unwrap();
+    let requires = |names: &'static [&'static str]| {
+        move |d: &mut Deployment| d.template.required_features = names.iter().map(|n| (*n).into()).collect()
+    };
+    let d = rig.pod(1, &module, requires(&["seccomp", "teleport"]));
+    let ticket = rig.fleet.roll_out(&rig.device, 1, &d);
+    let item = Id(d.template.containers[0].image.module.digest.0);
+    let mut s = rig.device.supervise();
+    let refused = wait_for("the refusal", || {
+        let e = s.have(ticket).unwrap_err();
+        (e.refusal() != Some("not_admitted")).then_some(e)
+    });
+    assert_eq!(refused.refusal(), Some("kernel_unsupported"));
+    assert!(refused.to_string().contains("\"teleport\""), "{refused}");
+    let memory = shoal_ipc::sealed_memfd(&module).unwrap();
+    assert_eq!(s.stage(ticket, item, memory.as_fd()).unwrap_err().refusal(), Some("kernel_unsupported"));
+    assert_eq!(s.compile(ticket, item).unwrap_err().refusal(), Some("kernel_unsupported"));
+    assert_eq!(s.start(ticket, 0, 1).unwrap_err().refusal(), Some("kernel_unsupported"));
+    assert!(s.list().unwrap().is_empty() && rig.cached().is_empty());
+    // The twin: what is there is no reason to refuse, and the refusal before holds nothing up.
+    let d = rig.pod(2, &module, requires(&["seccomp", "namespaces", "memory-limit"]));
+    let (ticket, made) = rig.prepare(2, &d, &module);
+    assert_eq!(made, Ok(()));
+    assert_eq!(rig.run(ticket), Cause::Exited { code: 0 });
+}
+
+#[test]
+fn c3_what_the_owner_forbids_is_refused_before_it_is_staged() {
+    if needs_runner("c3_what_the_owner_forbids_is_refused_before_it_is_staged") {
+        return;
+    }
+    let rig = Rig::with_policy("[limits]\nmemory = \"16Mi\"\n");
+    let module = wat::parse_str(MODULE).unwrap();
+    let d = rig.pod(1, &module, |d| d.template.containers[0].resources.memory_limit = Some(32 << 20));
+    let ticket = rig.fleet.roll_out(&rig.device, 1, &d);
+    let mut s = rig.device.supervise();
+    let refused = wait_for("the refusal", || {
+        let e = s.have(ticket).unwrap_err();
+        (e.refusal() != Some("not_admitted")).then_some(e)
+    });
+    assert_eq!(refused.refusal(), Some("policy_denied"));
+}

@@ -246,6 +246,8 @@ layout! {
         pub volumes: Vec<TicketVolume>,
         /// At least one, at most 16; those that come before the others stand last.
         pub containers: Vec<TicketContainer>,
+        /// Features that the kernel must have, by name; a name that a device does not know is one that it lacks.
+        pub required_features: Vec<String>,
     }
 }
 

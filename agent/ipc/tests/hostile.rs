@@ -135,6 +135,7 @@ fn ticket() -> Ticket {
             stdin: true,
             init: false,
         }],
+        required_features: vec!["landlock".into()],
     }
 }
 

@@ -141,6 +141,23 @@ fn an_interpreted_container_and_its_self_test_are_signed_and_shown() {
 }
 
 #[test]
+fn c3_required_features_are_signed_and_shown_and_their_form_is_checked() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let wanted = draft("requiredFeatures: [landlock-network, cgroup-v2]", "");
+    let d = compose(&fleet, &trust, &wanted).unwrap();
+    precheck(&trust, &ring(&[2]), &d.name, &d).unwrap();
+    assert_eq!(d.template.required_features, ["landlock-network", "cgroup-v2"]);
+    let shown = crate::review::facts(&d, &BTreeMap::new());
+    assert_eq!(shown["pod.requiredFeatures"], "landlock-network cgroup-v2");
+    let without = compose(&fleet, &trust, &draft("", "")).unwrap();
+    let change = crate::review::diff(&crate::review::facts(&without, &BTreeMap::new()), &shown);
+    assert_eq!(change.len(), 1, "the one difference to a revision without them: {change:?}");
+    let bad = compose(&fleet, &trust, &draft("requiredFeatures: [seccomp, seccomp]", "")).unwrap();
+    assert_eq!(code(&precheck(&trust, &ring(&[2]), &bad.name, &bad).unwrap_err()), "malformed");
+}
+
+#[test]
 fn s19_a_key_of_another_role_or_no_role_signs_nothing() {
     let fleet = Fleet::new();
     let (trust, _) = fleet.founder();

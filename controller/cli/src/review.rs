@@ -81,6 +81,9 @@ pub(crate) fn facts(d: &Deployment, modules: &BTreeMap<Digest, ModuleFacts>) -> 
     for (k, v) in resources(&t.resources) {
         put(format!("pod.limits.{k}"), v);
     }
+    if !t.required_features.is_empty() {
+        put("pod.requiredFeatures".into(), t.required_features.join(" "));
+    }
     for (kind, map) in [("label", &t.labels), ("annotation", &t.annotations)] {
         for (k, v) in map.iter() {
             put(format!("pod.{kind}.{k}"), v.to_owned());

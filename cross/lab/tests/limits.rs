@@ -94,6 +94,41 @@ fn c2_hogs_of_log_memory_and_cpu_are_held_and_neighbours_go_on() {
     end_of(&fleet, "late", "exited");
 }
 
+#[test]
+fn c3_a_required_kernel_feature_that_is_not_there_is_reported_and_the_revision_before_runs_on() {
+    if needs_root(
+        "c3_a_required_kernel_feature_that_is_not_there_is_reported_and_the_revision_before_runs_on",
+    ) {
+        return;
+    }
+    let fleet = fleet_with(1);
+    fleet.import_wat("sleeps:1", SLEEPS);
+    let with = |features: &str| {
+        let lines = format!("      requiredFeatures: [{features}]\n      restartPolicy");
+        manifest("app", "sleeps:1", "Always", "").replace("      restartPolicy", &lines)
+    };
+    fleet.apply(&with("seccomp, namespaces"));
+    // Last-good: what was not proven yet gives way to whatever is newer.
+    let first = fleet.wait_pod("app", "health", |p| p["phase"] == "healthy");
+    let applied = fleet.try_apply(&with("seccomp, landlok"));
+    assert!(applied.stderr.contains("did you mean landlock?"), "{applied:?}");
+    let applied = applied.ok().unwrap();
+    assert!(applied.contains("seccomp landlok"), "the difference is shown: {applied}");
+    let of = |fleet: &Fleet, sequence: u64| {
+        fleet.pods("app").into_iter().find(|p| p["revision"]["sequence"] == sequence)
+    };
+    let sequence = first["revision"]["sequence"].as_u64().unwrap();
+    let refused = shoal_lab::wait_until("the refusal", LONG, || {
+        Ok(of(&fleet, sequence + 1).filter(|p| p["reason"] == "kernel_unsupported"))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{:#?}\n{}", fleet.pods("app"), fleet.outputs()));
+    assert_eq!(refused["phase"], "failed", "{refused:#}");
+    assert!(refused["message"].as_str().unwrap().contains("\"landlok\""), "{refused:#}");
+    let still = of(&fleet, sequence).unwrap();
+    assert!(runs(&still), "{still:#}");
+    assert_eq!(still["containers"][0]["started_at"], first["containers"][0]["started_at"], "{still:#}");
+}
+
 fn bytes_below(folder: &std::path::Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     entries

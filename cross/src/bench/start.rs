@@ -176,6 +176,7 @@ impl Device {
             limits: Limits::default(),
             volumes: Vec::new(),
             containers: (0..count).map(container).collect(),
+            required_features: Vec::new(),
         };
         let mut events = EventStream::supervise_root(&self.layout)?;
         let mut s = self.root()?;

@@ -368,7 +368,7 @@ pub struct PodTemplate {
     /// Ports (reserved).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
-    /// Kernel features without which the start is refused (reserved).
+    /// Features of the kernel without which a device refuses it, by name; at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub required_features: Vec<String>,
     /// Run one after the other, each to success, before the others start.

@@ -17,9 +17,27 @@ const MAX_GRACE: u64 = 24 * 3600;
 const MAX_DEADLINE: u64 = 30 * 24 * 3600;
 const MAX_PATH: usize = 1024;
 const MAX_EXPORT: usize = 128;
+const MAX_FEATURES: usize = 16;
+const MAX_FEATURE: usize = 32;
 const MAX_SECONDS: u64 = 10 * 366 * 24 * 3600;
 const MAX_MODULE: u64 = 256 << 20;
 const MAX_MANIFEST: u64 = 4 << 20;
+
+/// The features of a kernel that guards of this version know: for an operator's tool to warn of a slip of the pen. A device
+/// judges by its own.
+pub const FEATURES: [&str; 11] = [
+    "landlock",
+    "landlock-truncate",
+    "landlock-network",
+    "landlock-scopes",
+    "seccomp",
+    "namespaces",
+    "memory-limit",
+    "swap-limit",
+    "cpu-limit",
+    "pids-limit",
+    "cgroup-v2",
+];
 
 type Reserved = (&'static str, fn(&Deployment) -> bool);
 
@@ -32,7 +50,6 @@ const RESERVED: &[Reserved] = &[
     ("runtimeClass oci", |d| d.template.runtime_class == RuntimeClass::Oci),
     ("network pod or host", |d| d.template.network != Network::None),
     ("ports", |d| !d.template.ports.is_empty()),
-    ("required features", |d| !d.template.required_features.is_empty()),
     ("a persistent volume with a size limit", |d| {
         d.template
             .volumes
@@ -141,6 +158,16 @@ pub(super) fn check_form(deployment: &Deployment) -> Result<(), Refusal> {
     form.need(pod.hostname.as_deref().is_none_or(is_hostname), || {
         "the host name is not of letters, digits, -, _ and dots".into()
     })?;
+    let features = &pod.required_features;
+    form.need(
+        features.len() <= MAX_FEATURES
+            && all_distinct(features)
+            && features.iter().all(|name| is_feature(name)),
+        || {
+            "a required feature is no name such as landlock-network, stands twice, or there are more than 16"
+                .into()
+        },
+    )?;
     for volume in &pod.volumes {
         let sound = match &volume.source {
             VolumeSource::HostPath { path } => is_path(path),
@@ -281,6 +308,15 @@ fn is_list(list: &str) -> bool {
                 None => number(part).is_some(),
             }
         })
+}
+
+/// The form only: which features there are is for each device to say, and a later one knows more of them.
+fn is_feature(name: &str) -> bool {
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    name.len() <= MAX_FEATURE
+        && edge(name.bytes().next())
+        && edge(name.bytes().last())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn is_hostname(name: &str) -> bool {

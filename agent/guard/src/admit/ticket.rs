@@ -82,6 +82,7 @@ pub(super) fn of(d: &Deployment, identity: &Identity, startable: bool) -> Result
         limits: limits(&t.resources),
         volumes,
         containers,
+        required_features: t.required_features.clone(),
     };
     let size = ticket.encode().len();
     if size > TICKET_MAX {

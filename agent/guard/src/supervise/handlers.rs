@@ -245,6 +245,8 @@ impl Supervise {
     fn have(&mut self, id: &Digest) -> Result<Msg, Refused> {
         self.ensure_engine();
         let ticket = &self.tickets.get(id).ok_or_else(|| refuse("not_admitted", "no such ticket"))?.ticket;
+        // What would never start here takes no room and no time, and what runs in its place goes on.
+        self.fits(ticket)?;
         let mut modules: Vec<ModuleState> = Vec::new();
         for digest in ticket.modules().map(|m| m.digest) {
             if modules.iter().all(|m| m.digest != digest) {

@@ -247,6 +247,7 @@ mod tests {
                 stdin: false,
                 init: false,
             }],
+            required_features: vec![],
         }
     }
 

@@ -15,6 +15,7 @@ mod ends;
 mod entries;
 mod events;
 mod facts;
+mod fits;
 mod handlers;
 mod hooks;
 mod jail;

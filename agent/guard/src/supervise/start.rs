@@ -51,9 +51,7 @@ impl Supervise {
                 ));
             }
         }
-        if let Some(why) = self.policy.forbids(&ticket) {
-            return Err(refuse("policy_denied", why));
-        }
+        self.fits(&ticket)?;
         if !container.init
             && let Some(name) = first_unfinished(&ticket, |n| self.ended_well((id, n)))
         {

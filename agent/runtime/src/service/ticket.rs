@@ -103,6 +103,7 @@ pub(super) fn pod(id: Digest, config: &PodSandboxConfig) -> Result<Ticket> {
         },
         volumes: Vec::new(),
         containers: Vec::new(),
+        required_features: Vec::new(),
     })
 }
 

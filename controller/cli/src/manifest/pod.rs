@@ -2,13 +2,14 @@
 //!
 //! Never here: images (the reference stays text), selection, rollout.
 
-use super::reader::{Field, Findings, Object};
+use super::reader::{Field, Findings, Object, nearest};
 use super::{ContainerDraft, ProbeActionDraft, expand, limits, probe};
 use shoal_protocol::ids::Name;
 use shoal_protocol::latest::{
     DeviceGrant, Engine, EnvVar, Mount, Network, PodTemplate, PortMapping, ProbeKind, RestartPolicy,
     RuntimeClass, Volume, VolumeSource,
 };
+use shoal_protocol::verify::template::FEATURES;
 
 const RESTART: [(&str, RestartPolicy); 3] = [
     ("Always", RestartPolicy::Always),
@@ -63,7 +64,7 @@ pub(super) fn read(
         }
     }
     if let Some(v) = o.get("requiredFeatures") {
-        pod.required_features = v.texts(f);
+        pod.required_features = required_features(&v, f);
     }
     let mut containers: Vec<ContainerDraft> = Vec::new();
     let mut count = 0;
@@ -94,6 +95,19 @@ pub(super) fn read(
     o.finish(f);
     let init = containers.split_off(count);
     (containers, init)
+}
+
+/// A name that this version does not know may be one of a later guard's; more likely it is a slip.
+fn required_features(field: &Field<'_>, f: &mut Findings) -> Vec<String> {
+    for name in field.list(f) {
+        if let Some(text) = name.text(f)
+            && !FEATURES.contains(&text.as_str())
+        {
+            let near = nearest(&text, &FEATURES).map(|n| format!("; did you mean {n}?")).unwrap_or_default();
+            name.warn(f, format!("every device that does not know {text:?} will refuse it{near}"));
+        }
+    }
+    field.texts(f)
 }
 
 /// An init container is there to end; what only means something for one that goes on is a mistake.

@@ -109,6 +109,7 @@ impl Supervise {
     /// Has a module of a ticket made ready for all containers that start it, or says at once that it is.
     pub(super) fn compile(&mut self, ticket: &Digest, module: Digest) -> Result<(), Refused> {
         let held = self.tickets.get(ticket).ok_or_else(|| refuse("not_admitted", "no such ticket"))?;
+        self.fits(&held.ticket)?;
         let starts: Vec<TicketContainer> = super::entries::startable(&held.ticket)
             .into_iter()
             .filter(|c| c.module.digest == module)

@@ -26,6 +26,7 @@ impl Supervise {
     ) -> Result<bool, Refused> {
         let ticket =
             &self.tickets.get(ticket).ok_or_else(|| refuse("not_admitted", "no such ticket"))?.ticket;
+        self.fits(ticket)?;
         let wanted = ticket.items().into_iter().find(|f| f.digest == item).cloned();
         let Some(TicketFile { size, .. }) = wanted else {
             return Err(refuse("not_admitted", "the ticket names no such item"));
