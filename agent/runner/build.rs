@@ -5,4 +5,6 @@
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-link-arg=-Wl,--allow-shlib-undefined");
+    // The engine, which comes later, finds this program's function of that name first (`src/pipeline.rs`).
+    println!("cargo::rustc-link-arg-bins=-Wl,--export-dynamic-symbol=LLVMRunPasses");
 }

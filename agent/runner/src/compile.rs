@@ -3,6 +3,7 @@
 use crate::engine;
 use shoal_image::ModuleFacts;
 use shoal_ipc::{CompileResult, Needs};
+use std::io::Write as _;
 use std::time::Instant;
 use wasmedge_sdk::{RunMode, WasmEdgeResult};
 use wasmedge_sys::Compiler;
@@ -65,7 +66,14 @@ fn needs(facts: &ModuleFacts) -> Needs {
 /// Compiles into the working directory.
 pub(crate) fn to_native(stripped: &[u8]) -> WasmEdgeResult<()> {
     let config = engine::config(RunMode::Aot, None)?;
-    Compiler::create(Some(&config))?.compile_from_bytes(stripped, "out.so")
+    Compiler::create(Some(&config))?.compile_from_bytes(stripped, "out.so")?;
+    #[cfg(not(feature = "bundled"))]
+    if !crate::pipeline::was_used() {
+        // Not worth a failure: the code is as good, it only took longer.
+        let _ =
+            writeln!(std::io::stderr(), "shoal-runner: the engine keeps LLVM to itself; its own passes ran");
+    }
+    Ok(())
 }
 
 fn failed(code: &str, detail: &str) -> CompileResult {

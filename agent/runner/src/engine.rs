@@ -17,7 +17,8 @@ pub(crate) fn version() -> String {
 
 /// What compiled code depends on, beside module and CPU. Its first word is the engine's version.
 pub(crate) fn line() -> String {
-    format!("{} native O1 proposals-1", version())
+    let passes = if cfg!(feature = "bundled") { "O1" } else { "passes-1" };
+    format!("{} native {passes} proposals-1", version())
 }
 
 /// Only the proposals that compiled code of this engine keeps within bounds. The same list as `shoal_image`'s; memory64
@@ -52,8 +53,8 @@ pub(crate) fn config(mode: RunMode, max_pages: Option<u32>) -> WasmEdgeResult<Co
         refuse(&mut config, false);
     }
     config.allow_afunix(false);
-    // Measured over five programs, O2 takes a tenth to a sixth longer to compile and gives code that is no faster: the
-    // module was optimised when it was built (docs/benchmarks.md).
+    // For the choice of instructions; which passes come before, `pipeline` says. O2 takes longer and gives code that is no
+    // faster (docs/benchmarks.md).
     config.set_aot_optimization_level(CompilerOptimizationLevel::O1);
     config.set_aot_compiler_output_format(CompilerOutputFormat::Native);
     config.generic_binary(false);

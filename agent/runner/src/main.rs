@@ -9,6 +9,8 @@ mod engine;
 mod folders;
 mod guest;
 mod handover;
+#[cfg(not(feature = "bundled"))]
+mod pipeline;
 mod prove;
 mod run;
 mod zygote;

@@ -62,6 +62,8 @@ fn make(verb: &str, folder: &str, module: &[u8], scratch: &Path) -> CompileResul
     let mut command = runner(verb, folder);
     command.current_dir(scratch);
     let (output, area) = start(command, &task);
+    // What it would say, for one: that its own choice of passes was not reached.
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     CompileResult::from_area(&area).unwrap_or_else(|| panic!("no answer: {output:?}"))
 }
 
