@@ -132,7 +132,8 @@ fn bind(top: &Path, b: &Bind) -> Result<(), StepError> {
     if b.executable {
         mount_bind(b.source.as_str(), &target).map_err(at("mount code"))?;
     } else {
-        let how = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        // Without NOFOLLOW: with it a link at the very end would be opened as itself, and mounted.
+        let how = OFlags::PATH | OFlags::CLOEXEC;
         let source = openat2(CWD, b.source.as_str(), how, Mode::empty(), ResolveFlags::NO_SYMLINKS)
             .map_err(at("open a volume, on whose path no link may be"))?;
         mount_bind(format!("/proc/self/fd/{}", source.as_raw_fd()), &target).map_err(at("mount a volume"))?;

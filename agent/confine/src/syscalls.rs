@@ -122,6 +122,8 @@ const QUIET: &[i64] = &[
     libc::SYS_sched_getaffinity,
     libc::SYS_set_robust_list,
     libc::SYS_sysinfo,
+    // To itself alone (WASI's proc_raise, abort): the first process of a namespace would be spared from most of them anyway.
+    libc::SYS_tgkill,
     libc::SYS_uname,
 ];
 

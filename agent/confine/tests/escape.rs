@@ -108,6 +108,30 @@ fn in_data(w: &World, name: &str) -> String {
 const RW: i32 = libc::O_RDWR;
 const RO: i32 = libc::O_RDONLY;
 
+/// A link in place of a granted folder, put there after supervise looked: it is neither followed nor mounted as itself.
+fn c1_a_link_in_place_of_a_volume(filter: &Filter, host: &Namespaces) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for folder in ["jail", "data", "outside", "outside/data"] {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    std::fs::write(dir.path().join("code"), "x").unwrap();
+    std::os::unix::fs::symlink("outside", dir.path().join("way")).unwrap();
+    std::os::unix::fs::symlink("outside/data", dir.path().join("end")).unwrap();
+    std::os::unix::fs::symlink("code", dir.path().join("file")).unwrap();
+    let world = World { outside: String::new(), data: String::new(), parent: 0 };
+    let nothing = Attempt { name: "", expect: Expect::Success, act: |_| 0 };
+    let with = |source: &str| {
+        let mut launch = launch(dir.path());
+        let source = dir.path().join(source);
+        launch.jail.as_mut().unwrap().rootfs.as_mut().unwrap().volumes =
+            vec![Bind::data(source, "/data", false)];
+        run(&nothing, &world, Some((&launch, filter, host)))
+    };
+    ["way/data", "end", "file"].into_iter().all(|link| with(link) == End::NotConfined)
+        && with("data") == End::Succeeded
+}
+
 /// In the order of the calls' kinds. The last ones are what a guest may well do.
 #[rustfmt::skip]
 fn attempts() -> Vec<Attempt> {
@@ -140,6 +164,8 @@ fn attempts() -> Vec<Attempt> {
         a("c4_the_memory_of_another_process", Death, read_parent),
         a("c4_a_debugger", Death, |_| call(libc::SYS_ptrace, [libc::PTRACE_TRACEME.into(), 0, 0, 0, 0])),
         a("c4_a_signal_to_another_process", Death, |w| call(libc::SYS_kill, [w.parent.into(), 0, 0, 0, 0])),
+        a("c4_c6_a_signal_to_itself", Refusal, |_| { let me = i64::from(std::process::id());
+            call(libc::SYS_tgkill, [me, call(libc::SYS_gettid, [0; 5]), 0, 0, 0]) }),
         a("c4_a_descriptor_of_another_process", Death, |w| call(libc::SYS_pidfd_open, [w.parent.into(), 0, 0, 0, 0])),
         a("c4_an_internet_socket", Refusal, |_| socket(libc::AF_INET)),
         a("c4_a_local_socket", Refusal, |_| socket(libc::AF_UNIX)),
@@ -252,14 +278,15 @@ fn main() {
         return;
     }
     let attempts = attempts();
-    println!("running {} tests", attempts.len());
+    println!("running {} tests", attempts.len() + 1);
     if !rustix::process::geteuid().is_root() {
         for a in &attempts {
             println!("SKIPPED {}: needs root", a.name);
         }
+        println!("SKIPPED c1_a_link_in_place_of_a_volume: needs root");
         println!(
             "test result: ok. {} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
-            attempts.len()
+            attempts.len() + 1
         );
         return;
     }
@@ -304,7 +331,10 @@ fn main() {
             );
         }
     }
-    let passed = attempts.len() - failed;
+    let held = c1_a_link_in_place_of_a_volume(&filter, &host);
+    println!("test c1_a_link_in_place_of_a_volume ... {}", if held { "ok" } else { "FAILED" });
+    failed += usize::from(!held);
+    let passed = attempts.len() + 1 - failed;
     let word = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out");
     if failed > 0 {

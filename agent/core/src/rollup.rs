@@ -197,7 +197,11 @@ fn locate_started(d: &Desired, pod: &ObservedPod, now: Timestamp) -> Where {
         };
     }
     if let Some((c, cause)) = last_failure {
-        let message = format!("container {} ended and does not start again by its restart policy", c.name);
+        let why = c.stderr_tail.as_ref().filter(|_| matches!(cause, Cause::Refused { .. }));
+        let message = why.map_or_else(
+            || format!("container {} ended and does not start again by its restart policy", c.name),
+            |why| format!("container {} was not started: {why}", c.name),
+        );
         return Where::because(Phase::Failed, cause_code(&cause), message, None);
     }
     if record.is_healthy(&d.deployment) {

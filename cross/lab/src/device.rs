@@ -46,6 +46,13 @@ impl Device {
         })
     }
 
+    /// Adds lines to the owner's policy, for the guard's next start.
+    pub fn add_policy(&self, lines: &str) -> Result<()> {
+        let policy = self.root.join("etc/shoal/policy.toml");
+        let text = std::fs::read_to_string(&policy).with_context(|| format!("read {}", policy.display()))?;
+        std::fs::write(&policy, text + lines).with_context(|| format!("write {}", policy.display()))
+    }
+
     /// Hands the device's folder to another user and runs all its processes under them.
     pub fn give_to(&mut self, uid: u32) -> Result<()> {
         Finished::of(Command::new("chown").arg("-R").arg(format!("{uid}:{uid}")).arg(&self.root))?.ok()?;

@@ -197,6 +197,18 @@ impl Lab {
         Ok(self.devices.len() - 1)
     }
 
+    /// A device with these lines at the end of its owner's policy.
+    pub fn add_device_with(&mut self, labels: &str, policy: &str) -> Result<usize> {
+        let join = self.join_file(labels)?;
+        let mut device = self.prepare_device()?;
+        device.add_policy(policy)?;
+        device.start_guard()?;
+        device.enroll(&join)?;
+        device.start_agent()?;
+        self.devices.push(device);
+        Ok(self.devices.len() - 1)
+    }
+
     /// Ends every process, and says what was left behind: nothing, if all went well.
     pub fn stop(&mut self) -> Result<()> {
         let mut first_error = Ok(());

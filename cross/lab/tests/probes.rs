@@ -5,21 +5,26 @@ mod common;
 use common::*;
 use serde_json::Value;
 
-/// What the small guests below share: an open of `name` in the volume (descriptor 4: the mounts follow `/` at 3).
+/// What the small guests below share: an open of `name` in the volume (the descriptor whose name is not `/`: the
+/// engine numbers folders in no order).
 const FILES: &str = r#"
     (import "wasi_snapshot_preview1" "path_open"
         (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_prestat_get" (func $prestat (param i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
     (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
     (memory (export "memory") 1)
     (data (i32.const 512) "alive") (data (i32.const 520) "begun") (data (i32.const 528) "ended") (data (i32.const 536) "order")
+    (func $data (result i32)
+        (drop (call $prestat (i32.const 3) (i32.const 600)))
+        (select (i32.const 3) (i32.const 4) (i32.gt_u (i32.load (i32.const 604)) (i32.const 1))))
     (func $make (param $name i32) (result i32)
-        (call $open (i32.const 4) (i32.const 0) (local.get $name) (i32.const 5) (i32.const 1)
+        (call $open (call $data) (i32.const 0) (local.get $name) (i32.const 5) (i32.const 1)
             (i64.const 66) (i64.const 66) (i32.const 0) (i32.const 400)))
     (func $there (param $name i32) (result i32)
-        (i32.eqz (call $open (i32.const 4) (i32.const 0) (local.get $name) (i32.const 5) (i32.const 0)
+        (i32.eqz (call $open (call $data) (i32.const 0) (local.get $name) (i32.const 5) (i32.const 0)
             (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 400))))
     (func $sleep (param $ms i64)
         (i32.store (i32.const 16) (i32.const 1))

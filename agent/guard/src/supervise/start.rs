@@ -120,7 +120,7 @@ impl Supervise {
             None => None,
         };
         let mounts = volumes::prepare(&self.layout, ticket, container, uid)
-            .map_err(|e| refuse("storage_unavailable", e.to_string()))?;
+            .map_err(|e| refuse(e.code, e.to_string()))?;
         let record = Record {
             state: ContainerState {
                 ticket: ticket.id,

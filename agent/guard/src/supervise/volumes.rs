@@ -1,6 +1,8 @@
 //! Volumes: folders that outlive a container, made with the pod's uid before its first start.
 
 use super::dirs::{self, ensure};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use shoal_ipc::{Bind, Digest, Layout, Ticket, TicketContainer, VolumeSource};
 use std::ffi::CString;
@@ -14,7 +16,23 @@ use std::path::{Path, PathBuf};
 #[error("the volume {name} cannot be made: {source}")]
 pub(crate) struct VolumeError {
     name: String,
+    /// A stable code.
+    pub(crate) code: &'static str,
     source: io::Error,
+}
+
+/// Makes sure that `path` is a folder and that no link is on the way to it; the mount makes sure again. A folder that is not
+/// there may come; a link in place of one is somebody's way around the policy.
+fn is_folder_without_links(path: &str) -> Result<(), (&'static str, io::Error)> {
+    let how = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat2(CWD, path, how, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(_) => Ok(()),
+        Err(Errno::LOOP) => {
+            let why = format!("a link is on the path {path}; name the folder that it leads to");
+            Err(("policy_denied", io::Error::other(why)))
+        }
+        Err(e) => Err(("storage_unavailable", io::Error::other(format!("the folder {path}: {e}")))),
+    }
 }
 
 fn memory_folder(layout: &Layout, ticket: &Digest) -> PathBuf {
@@ -46,12 +64,16 @@ pub(crate) fn prepare(
     for m in &container.mounts {
         let Some(volume) = ticket.volumes.get(usize::from(m.volume)) else {
             let source = io::Error::other("the ticket has no such volume");
-            return Err(VolumeError { name: m.path.clone(), source });
+            return Err(VolumeError { name: m.path.clone(), code: "not_admitted", source });
         };
-        let fail = |source| VolumeError { name: volume.name.clone(), source };
+        let because = |code, source| VolumeError { name: volume.name.clone(), code, source };
+        let fail = |source| because("storage_unavailable", source);
         let owner = uid.map(|u| (u, u));
         let source = match &volume.source {
-            VolumeSource::HostPath { path } => PathBuf::from(path),
+            VolumeSource::HostPath { path } => {
+                is_folder_without_links(path).map_err(|(code, source)| because(code, source))?;
+                PathBuf::from(path)
+            }
             VolumeSource::Persistent => {
                 let parent = persistent_folder(layout, &ticket.name);
                 let folder = parent.join(&volume.name);

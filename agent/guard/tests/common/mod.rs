@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::print_stdout, reason = "skipped tests are named where the run counts them")]
 
+pub mod script;
+
 use shoal_ipc::{
     AdmitClient, ContainerState, Digest as Id, EngineDirs, Enrolled, Event, EventStream, Layout,
     RootAdmitClient, SuperviseClient, Verdict,
