@@ -10,6 +10,7 @@ mod engine;
 mod fetch;
 mod guests;
 mod layout;
+mod network;
 mod output;
 mod paths;
 mod pins;

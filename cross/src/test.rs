@@ -10,7 +10,7 @@ use crate::arch::Arch;
 use crate::assemble::assemble;
 use crate::engine::{self, Profile};
 use crate::guests;
-use crate::{output, paths, process, tools};
+use crate::{network, output, paths, process, tools};
 
 /// Install what tests need, then run formatting, lints, dependency rules, docs, unit, property and end-to-end tests.
 ///
@@ -60,12 +60,12 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let bins = assemble(Profile::Dev, true)?;
     if args.only.is_none() {
         stage("unit, property and integration tests", began);
-        run_tests(
-            cargo(&["test", "--no-fail-fast", "--workspace"])
-                .args(["--exclude", "shoal-lab", "--exclude", "shoal-runner"])
-                .env("SHOAL_LIBEXEC", &bins),
-            &mut count,
-        )?;
+        let mut tests = cargo(&["test", "--no-fail-fast", "--workspace"]);
+        tests.args(["--exclude", "shoal-lab", "--exclude", "shoal-runner"]).env("SHOAL_LIBEXEC", &bins);
+        if let Some(network) = network::Tools::ensure()? {
+            tests.envs(network.env()?);
+        }
+        run_tests(&mut tests, &mut count)?;
         stage("the engine's runner", began);
         let mut runner =
             cargo(&["test", "--no-fail-fast", "-p", "shoal-runner", "--target", engine.arch.triple()]);

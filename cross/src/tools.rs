@@ -1,4 +1,5 @@
-//! The tools that tests need beside Rust: Debian's registry and image programs, and cargo-deny in a pinned version.
+//! The tools that tests need beside Rust: Debian's registry and image programs, and cargo-deny in a pinned version (for
+//! networks see `network`).
 //! Installs only what is missing; without root it only says what to install.
 
 use std::fs;
@@ -8,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{fetch, output, paths, process};
+use crate::{fetch, network, output, paths, process};
 
 /// The version of cargo-deny that reads this project's deny.toml.
 const CARGO_DENY: &str = "0.20.2";
@@ -58,6 +59,9 @@ pub(crate) fn main(_: &Args) -> Result<()> {
     ensure(&Tool::ALL)?;
     for tool in Tool::ALL {
         output::step("tool", &tool.program()?.display().to_string());
+    }
+    if let Some(network) = network::Tools::ensure()? {
+        output::step("tool", &network.plugins().display().to_string());
     }
     Ok(())
 }

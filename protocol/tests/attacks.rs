@@ -553,11 +553,8 @@ fn s16_size_caps_and_reserved_values() {
     assert_eq!(fleet.refused(&fat), Code::TooLarge, "each kind has its own cap");
     let fat = sign(Kind::Order, &vec![0; 9 << 10], &[&key(seed::ONLINE)]).unwrap();
     assert_eq!(fleet.refused(&fat), Code::TooLarge);
-    let changes: [Change; 7] = [
+    let changes: [Change; 4] = [
         |d| d.template.runtime_class = RuntimeClass::Oci,
-        |d| d.template.network = Network::Host,
-        |d| d.template.network = Network::Pod,
-        |d| d.template.ports = vec![PortMapping { container_port: 1, host_port: 1, udp: false }],
         |d| d.template.containers[0].capabilities = vec!["NET_ADMIN".into()],
         |d| d.rollout.ramp = Some(Ramp { start: NOW, duration: 1 }),
         |d| d.rollout.update_windows = vec![Window { days: 1, start: 0, length: 1 }],

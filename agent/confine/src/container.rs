@@ -1,9 +1,9 @@
 //! The plan of a container, from what supervise had launched. Whoever makes one gets all of its walls.
 
-use super::{Filter, Grant, Namespaces, Others, Plan, StepError, Walls};
+use super::{Filter, Grant, Namespaces, Others, Plan, Sockets, StepError, Walls};
 use rustix::process::Resource;
 use rustix::thread::UnshareFlags;
-use shoal_ipc::Launch;
+use shoal_ipc::{Launch, NetworkPlace};
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -41,8 +41,16 @@ pub fn container<'a>(
         fds: fds.to_vec(),
         others: Others::Close,
         working_dir: Path::new("/"),
-        walls: Some(Walls { grants: grants(launch), sockets: false, filter, host }),
+        walls: Some(Walls { grants: grants(launch), sockets: sockets(launch), filter, host }),
     })
+}
+
+fn sockets(launch: &Launch) -> Sockets<'_> {
+    match launch.network {
+        NetworkPlace::Nowhere => Sockets::None,
+        NetworkPlace::Given => Sockets::Pod(&launch.bind),
+        NetworkPlace::Host => Sockets::Host,
+    }
 }
 
 /// What the engine opens for the guest: its folders, and its code.
@@ -60,7 +68,7 @@ fn grants(launch: &Launch) -> Vec<Grant> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_ipc::{NetworkPlace, Preopen, Spec};
+    use shoal_ipc::{Preopen, Spec};
 
     #[test]
     fn c1_only_preopened_folders_and_the_code_are_granted() {
@@ -91,6 +99,7 @@ mod tests {
             oom_score_adj: None,
             network: NetworkPlace::Nowhere,
             cpu_seconds: None,
+            bind: Vec::new(),
         };
         let all: Vec<_> = grants(&launch).into_iter().map(|g| (g.path, g.write, g.code)).collect();
         assert_eq!(

@@ -3,10 +3,10 @@
 //! The kernel's version decides how much of this it can do; what it lacks is named by [`super::missing`]. It is asked for
 //! as much as it knows and read back in [`super::readback`].
 
-use super::{StepError, at};
+use super::{Sockets, StepError, at};
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort, PathBeneath,
+    PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use std::io;
 use std::path::Path;
@@ -45,18 +45,28 @@ fn rights(grant: &Grant) -> BitFlags<AccessFs> {
 }
 
 /// Restricts this process for good.
-pub(crate) fn restrict(grants: &[Grant], sockets: bool) -> Result<(), StepError> {
+pub(crate) fn restrict(grants: &[Grant], sockets: Sockets<'_>) -> Result<(), StepError> {
     let Some(version) = super::process::landlock_version() else { return Ok(()) };
     let failed = |e: landlock::RulesetError| StepError("restrict folders", io::Error::other(e));
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))
         .map_err(failed)?;
-    if !sockets {
-        rules = rules.handle_access(AccessNet::from_all(NEWEST)).map_err(failed)?;
+    // UDP is beyond this version of Landlock: whoever has sockets may use it in their own network.
+    let denied = match sockets {
+        Sockets::None => AccessNet::from_all(NEWEST),
+        Sockets::Pod(_) => AccessNet::BindTcp.into(),
+        Sockets::Host => BitFlags::EMPTY,
+    };
+    if !denied.is_empty() {
+        rules = rules.handle_access(denied).map_err(failed)?;
     }
     let mut rules =
         rules.scope(Scope::AbstractUnixSocket | Scope::Signal).map_err(failed)?.create().map_err(failed)?;
+    if let Sockets::Pod(ports) = sockets {
+        let open = ports.iter().map(|port| Ok(NetPort::new(*port, AccessNet::BindTcp)));
+        rules = rules.add_rules(open).map_err(failed)?;
+    }
     for grant in grants {
         let place =
             PathFd::new(&grant.path).map_err(|e| StepError("open a granted folder", io::Error::other(e)))?;

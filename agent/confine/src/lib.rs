@@ -72,12 +72,23 @@ pub enum Others {
 pub struct Walls<'a> {
     /// The folders and files that it was granted, as it sees them.
     pub grants: Vec<Grant>,
-    /// Whether sockets were granted.
-    pub sockets: bool,
+    /// The sockets that it was granted.
+    pub sockets: Sockets<'a>,
     /// The system calls that its engine makes.
     pub filter: &'a Filter,
     /// The host's namespaces, none of which may be its own; absent without root.
     pub host: Option<&'a Namespaces>,
+}
+
+/// Which sockets a container may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sockets<'a> {
+    /// None.
+    None,
+    /// Those of its pod's own network: to connect anywhere in it, and to listen at these TCP ports.
+    Pod(&'a [u16]),
+    /// Those of the host's network.
+    Host,
 }
 
 /// The step that failed, and why.
@@ -118,7 +129,8 @@ pub fn enter(plan: &mut Plan<'_>) -> Result<(), StepError> {
         rustix::system::sethostname(jail.hostname.as_bytes()).map_err(at("set the host name"))?;
         if let Some(host) = plan.walls.as_ref().and_then(|w| w.host) {
             // While /proc is still there to tell.
-            host.differ(plan.network.is_none()).map_err(at("read back the namespaces"))?;
+            let shares = plan.walls.as_ref().is_some_and(|w| w.sockets == Sockets::Host);
+            host.differ(!shares).map_err(at("read back the namespaces"))?;
         }
         root::build(jail, plan.ids.unwrap_or((0, 0)))?;
     }
@@ -142,7 +154,7 @@ pub fn enter(plan: &mut Plan<'_>) -> Result<(), StepError> {
     // 8. All of it read back, while the calls for that are still allowed.
     readback::check(plan, walls)?;
     // 9. System calls, last of all.
-    walls.filter.apply(walls.sockets)
+    walls.filter.apply(walls.sockets != Sockets::None)
 }
 
 fn oom_score_adj(wanted: i64) -> io::Result<()> {

@@ -4,7 +4,8 @@
 //! (`agent/guard/tests/wasi.rs`) ran in a container while `strace -f` watched its zygote (the test's `SHOAL_PAUSE` makes room
 //! for that); what was seen after the first filter is allowed. Beside it stands what `nm -D` shows that the engine or its
 //! libraries may call and that guest did not reach: growing and shrinking memory, sleeping, another kernel's spelling of the
-//! same call. Sockets, and calls by which libraries only look around, are refused quietly, so that whoever asks is told no and
+//! same call. The calls on sockets were found the same way, by a server and a client (`agent/guard/tests/network.rs`); without a
+//! network they, and calls by which libraries only look around, are refused quietly, so that whoever asks is told no and
 //! goes on. Any other call ends the process.
 
 use super::{StepError, at, process};
@@ -89,7 +90,7 @@ const WAITING: &[i64] = &[
     libc::SYS_timerfd_settime,
 ];
 
-/// Sockets that exist already, and what belongs to them; new ones by [`socket`].
+/// Sockets that exist already, and what belongs to them; new ones are held by [`other_sockets`].
 const SOCKETS: &[i64] = &[
     libc::SYS_accept,
     libc::SYS_accept4,
@@ -160,19 +161,24 @@ fn compile(rules: Rules, otherwise: SeccompAction, on_match: SeccompAction) -> i
     filter.try_into().map_err(error)
 }
 
-/// An Internet socket, streams or datagrams.
-fn socket() -> io::Result<Vec<SeccompRule>> {
-    let one = |family: i32, kind: i32| {
-        let family = Condition::new(0, Len::Dword, Op::Eq, family.cast_unsigned().into()).map_err(error)?;
-        // The low bits are the kind; the flags above them are harmless.
-        let kind =
-            Condition::new(1, Len::Dword, Op::MaskedEq(0xf), kind.cast_unsigned().into()).map_err(error)?;
-        SeccompRule::new(vec![family, kind]).map_err(error)
+/// Everything but an Internet socket for TCP or UDP: other families, kinds and protocols have walls of their own, or none
+/// (Landlock's rules for ports know TCP alone, not MPTCP or SCTP).
+fn other_sockets() -> io::Result<Vec<SeccompRule>> {
+    let number = |n: i32| u64::from(n.cast_unsigned());
+    let is = |arg, op, n: i32| Condition::new(arg, Len::Dword, op, number(n)).map_err(error);
+    let none_of = |arg, all: &[i32]| -> io::Result<SeccompRule> {
+        let conditions = all.iter().map(|n| is(arg, Op::Ne, *n)).collect::<io::Result<_>>()?;
+        SeccompRule::new(conditions).map_err(error)
     };
-    [libc::AF_INET, libc::AF_INET6]
-        .into_iter()
-        .flat_map(|family| [libc::SOCK_STREAM, libc::SOCK_DGRAM].map(|kind| one(family, kind)))
-        .collect()
+    let mut rules = vec![
+        none_of(0, &[libc::AF_INET, libc::AF_INET6])?,
+        none_of(2, &[0, libc::IPPROTO_TCP, libc::IPPROTO_UDP])?,
+    ];
+    // The low bits are the kind; the flags above them are harmless.
+    for kind in (0..16).filter(|k| ![libc::SOCK_STREAM, libc::SOCK_DGRAM].contains(k)) {
+        rules.push(SeccompRule::new(vec![is(1, Op::MaskedEq(0xf), kind)?]).map_err(error)?);
+    }
+    Ok(rules)
 }
 
 /// A call whose first argument is this, or anything else.
@@ -196,11 +202,13 @@ impl Filter {
             let mut allowed: Rules = lists.iter().flat_map(|l| l.iter()).map(|n| (*n, Vec::new())).collect();
             let mut quiet: Rules = QUIET.iter().chain(OLD_QUIET).map(|n| (*n, Vec::new())).collect();
             allowed.extend(SOCKETS.iter().map(|n| (*n, Vec::new())));
-            allowed.insert(libc::SYS_socket, if sockets { socket()? } else { Vec::new() });
+            allowed.insert(libc::SYS_socket, Vec::new());
             // Further filters may be set: they can only take away.
             allowed.insert(libc::SYS_seccomp, only(SET_MODE_FILTER, Op::Eq)?);
             quiet.insert(libc::SYS_prctl, only(libc::PR_SET_NO_NEW_PRIVS.cast_unsigned().into(), Op::Ne)?);
-            if !sockets {
+            if sockets {
+                quiet.insert(libc::SYS_socket, other_sockets()?);
+            } else {
                 quiet.extend(SOCKETS.iter().chain(&[libc::SYS_socket]).map(|n| (*n, Vec::new())));
             }
             let eperm = SeccompAction::Errno(libc::EPERM.cast_unsigned());

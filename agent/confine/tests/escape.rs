@@ -132,6 +132,42 @@ fn c1_a_link_in_place_of_a_volume(filter: &Filter, host: &Namespaces) -> bool {
         && with("data") == End::Succeeded
 }
 
+/// A TCP socket bound to this port of all addresses.
+fn bind(port: u16) -> i64 {
+    let fd = call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0, 0, 0]);
+    if fd < 0 {
+        return fd;
+    }
+    let family = u16::try_from(libc::AF_INET).unwrap().to_ne_bytes();
+    let (port, mut address) = (port.to_be_bytes(), [0_u8; 16]);
+    address[..4].copy_from_slice(&[family[0], family[1], port[0], port[1]]);
+    call(libc::SYS_bind, [fd, address.as_ptr() as i64, 16, 0, 0])
+}
+
+fn stream(family: i32, kind: i32, protocol: i32) -> i64 {
+    call(libc::SYS_socket, [family.into(), kind.into(), protocol.into(), 0, 0])
+}
+
+/// The one port that those with a network may listen at.
+const PORT: u16 = 49_151;
+
+/// What a container with a network of its pod's may do with it, and what not.
+#[rustfmt::skip]
+fn with_network() -> Vec<Attempt> {
+    use Expect::{Refusal, Success};
+    let a = |name, expect, act| Attempt { name, expect, act };
+    vec![
+        a("c4_a_port_that_was_not_granted", Refusal, |_: &World| bind(PORT - 1)),
+        a("c4_a_port_that_the_kernel_chooses", Refusal, |_| bind(0)),
+        a("c4_a_local_socket_beside_a_network", Refusal, |_| stream(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
+        a("c4_a_netlink_socket_beside_a_network", Refusal, |_| stream(libc::AF_NETLINK, libc::SOCK_DGRAM, 0)),
+        a("c4_a_raw_socket_beside_a_network", Refusal, |_| stream(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
+        a("c4_a_socket_of_many_paths", Refusal, |_| stream(libc::AF_INET, libc::SOCK_STREAM, 262)),
+        a("twin_the_port_that_was_granted", Success, |_| bind(PORT)),
+        a("twin_a_socket_for_datagrams", Success, |_| stream(libc::AF_INET6, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)),
+    ]
+}
+
 /// In the order of the calls' kinds. The last ones are what a guest may well do.
 #[rustfmt::skip]
 fn attempts() -> Vec<Attempt> {
@@ -235,6 +271,7 @@ fn launch(outside: &Path) -> Launch {
         oom_score_adj: None,
         network: NetworkPlace::Nowhere,
         cpu_seconds: None,
+        bind: Vec::new(),
     }
 }
 
@@ -244,7 +281,8 @@ fn run(attempt: &Attempt, world: &World, walls: Option<(&Launch, &Filter, &Names
         | UnshareFlags::NEWNET
         | UnshareFlags::NEWIPC
         | UnshareFlags::NEWUTS;
-    let born = if walls.is_some() { all } else { UnshareFlags::empty() };
+    // Without walls in an empty network too, where no port is anybody else's.
+    let born = if walls.is_some() { all } else { UnshareFlags::NEWNET };
     let null = File::options().read(true).write(true).open("/dev/null").unwrap();
     let stderr = std::io::stderr();
     let child = spawn_in(None, born, || {
@@ -277,7 +315,9 @@ fn main() {
     if std::env::args().any(|a| a == "--list") {
         return;
     }
-    let attempts = attempts();
+    let plain = attempts();
+    let without = plain.len();
+    let attempts: Vec<Attempt> = plain.into_iter().chain(with_network()).collect();
     println!("running {} tests", attempts.len() + 1);
     if !rustix::process::geteuid().is_root() {
         for a in &attempts {
@@ -292,7 +332,7 @@ fn main() {
     }
     let (filter, host) = (Filter::new().unwrap(), Namespaces::own());
     let mut failed = 0;
-    for attempt in &attempts {
+    for (number, attempt) in attempts.iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();
         let outside = dir.path();
         std::fs::set_permissions(outside, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -309,7 +349,10 @@ fn main() {
             data: outside.join("data").to_str().unwrap().to_owned(),
             parent: rustix::process::getpid().as_raw_nonzero().get(),
         };
-        let launch = launch(outside);
+        let mut launch = launch(outside);
+        if number >= without {
+            (launch.network, launch.bind) = (NetworkPlace::Given, vec![PORT]);
+        }
         let behind = run(attempt, &world, Some((&launch, &filter, &host)));
         for made in ["new", "node"] {
             let _ = std::fs::remove_file(outside.join("data").join(made));

@@ -5,6 +5,7 @@
 mod admit;
 mod clock;
 mod log;
+mod network;
 mod points;
 mod probe;
 mod say;
@@ -24,7 +25,7 @@ Verbs:
   supervise   Start admit and log, and run what admission permits (the service's main process)
   stop-all    Stop all containers, remove their groups and mounts, and end the guard
   status      Say how the guard is
-  admit, log, probe
+  admit, log, network, probe
               Started by supervise only
 
 Options:
@@ -42,6 +43,10 @@ struct Args {
     /// Of a probe: how long it may take, and what it gets.
     seconds: u64,
     path: Option<String>,
+    /// Of a pod's network: what is to be done, for which pod, and where plugins are.
+    action: String,
+    pod: String,
+    plugins: Vec<PathBuf>,
 }
 
 fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Args> {
@@ -52,6 +57,9 @@ fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Args> {
         engine: String::new(),
         seconds: 1,
         path: None,
+        action: String::new(),
+        pod: String::new(),
+        plugins: Vec::new(),
     };
     let mut args = args;
     while let Some(arg) = args.next() {
@@ -62,6 +70,9 @@ fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Args> {
             "--engine" => parsed.engine = value()?,
             "--seconds" => parsed.seconds = value()?.parse().context("--seconds needs a number")?,
             "--path" => parsed.path = Some(value()?),
+            "--action" => parsed.action = value()?,
+            "--pod" => parsed.pod = value()?,
+            "--plugins" => parsed.plugins.push(value()?.into()),
             "-h" | "--help" => parsed.verb = "help".into(),
             "-V" | "--version" => parsed.verb = "version".into(),
             verb if parsed.verb.is_empty() && !verb.starts_with('-') => parsed.verb = verb.into(),
@@ -101,6 +112,10 @@ fn run() -> anyhow::Result<()> {
             let time = std::time::Duration::from_secs(args.seconds.min(3600));
             probe::run(&fd(0)?, &fd(1)?, args.path.as_deref(), time)?;
         }
+        "network" => {
+            say::name("network");
+            network(args)?;
+        }
         "stop-all" => {
             say::name("stop-all");
             stop_all(layout()?)?;
@@ -114,6 +129,24 @@ fn run() -> anyhow::Result<()> {
         other => bail!("{other:?} is no verb of shoal-guard; see --help"),
     }
     Ok(())
+}
+
+/// Says on standard output why not, for supervise: a code, and words.
+fn network(args: Args) -> anyhow::Result<()> {
+    let verb = match args.action.as_str() {
+        "add" => network::conf::Verb::Add,
+        "del" => network::conf::Verb::Del,
+        "check" => network::conf::Verb::Check,
+        other => bail!("{other:?} is nothing to do with a network"),
+    };
+    let time = std::time::Duration::from_secs(args.seconds.min(3600));
+    let layout = Layout::new(args.root);
+    let task = network::Task { layout, verb, pod: args.pod, folders: args.plugins, time };
+    network::run(&task).map_err(|e| {
+        // Supervise may have gone meanwhile; the next one asks again.
+        let _ = rustix::io::write(std::io::stdout(), format!("{}\n{}", e.code, e.detail).as_bytes());
+        anyhow::anyhow!(e.detail)
+    })
 }
 
 /// Through the running guard, or without one by its records.

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Device, as_agent, needs_root, needs_runner, wait_for};
 use shoal_ipc::{
-    Cause, Digest as Id, Error, Event, EventStream, Limits, Restart, SuperviseClient, Ticket,
+    Cause, Digest as Id, Error, Event, EventStream, Limits, Network, Restart, SuperviseClient, Ticket,
     TicketContainer, TicketFile, VERSION, sealed_memfd,
 };
 use shoal_protocol::ids::Digest;
@@ -67,6 +67,8 @@ fn ticket(containers: Vec<TicketContainer>) -> Ticket {
         volumes: vec![],
         containers,
         required_features: vec![],
+        network: Network::None,
+        ports: vec![],
     }
 }
 

@@ -60,6 +60,10 @@ impl Layout {
         volumes = "var/lib/shoal/supervise/volumes";
         /// Scratch folders of compilations.
         scratch = "var/lib/shoal/supervise/scratch";
+        /// Pods' networks: what was asked of CNI's plugins, and what they answered.
+        networks = "var/lib/shoal/supervise/networks";
+        /// CNI configurations of the device's owner.
+        cni_conf = "etc/shoal/cni/net.d";
         /// Unsigned tickets that uid 0 brought.
         local_tickets = "var/lib/shoal/supervise/local";
         /// What uid 0's own pods are, for the local commands.

@@ -28,8 +28,8 @@ pub use runner::{
     ProofRecord, Rootfs, Spec,
 };
 pub use ticket::{
-    EnvVar, Limits, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket, TicketContainer, TicketEntry,
-    TicketFile, TicketMount, TicketProbe, TicketVolume, VolumeSource,
+    EnvVar, Limits, Network, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket, TicketContainer,
+    TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, VolumeSource,
 };
 pub use types::{
     Applied, Cause, CompiledInfo, ContainerState, DeviceInfo, Digest, EnrollMaterial, FactEvent, FactList,

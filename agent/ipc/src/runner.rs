@@ -168,6 +168,8 @@ layout! {
         pub network: NetworkPlace,
         /// CPU seconds that it may use; the kernel kills it after them.
         pub cpu_seconds: Option<u64>,
+        /// TCP ports that it may listen at in the network that came along.
+        pub bind: Vec<u16>,
     }
 
     /// What the zygote saw of an end.

@@ -20,6 +20,19 @@ tagged! {
 }
 
 tagged! {
+    /// A pod's network, from narrow to wide.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Network: "network" {
+        /// No sockets at all.
+        None = 0,
+        /// A network of the pod's own.
+        Pod = 1,
+        /// The device's.
+        Host = 2,
+    }
+}
+
+tagged! {
     /// Where a volume comes from.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub enum VolumeSource: "volume source" {
@@ -171,6 +184,17 @@ layout! {
         pub source: VolumeSource,
     }
 
+    /// A port that containers of the pod may listen at.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct TicketPort {
+        /// In the pod.
+        pub container_port: u16,
+        /// On the device, all of its addresses; 0 is not mapped.
+        pub host_port: u16,
+        /// UDP instead of TCP.
+        pub udp: bool,
+    }
+
     /// A volume in a container.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct TicketMount {
@@ -248,6 +272,10 @@ layout! {
         pub containers: Vec<TicketContainer>,
         /// Features that the kernel must have, by name; a name that a device does not know is one that it lacks.
         pub required_features: Vec<String>,
+        /// The network that all its containers share.
+        pub network: Network,
+        /// Only with a network of the pod's own.
+        pub ports: Vec<TicketPort>,
     }
 }
 
@@ -264,6 +292,11 @@ impl TicketContainer {
 }
 
 impl Ticket {
+    /// Whether its containers may have sockets.
+    pub fn sockets(&self) -> bool {
+        self.network != Network::None
+    }
+
     /// All modules and files with their sizes, each digest once; modules first.
     pub fn items(&self) -> Vec<&TicketFile> {
         let mut seen = std::collections::BTreeSet::new();

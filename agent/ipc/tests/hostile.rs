@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use shoal_ipc::{
     Applied, Cause, CompiledInfo, ContainerState, Digest, EndRecord, EnvVar, Error, FactEvent, HeldRevision,
-    HeldRole, Limits, MESSAGE_MAX, ModuleState, Msg, PrepareStage, ProbeAction, ProbeKind, Restart,
-    StatsInfo, TICKET_MAX, Ticket, TicketContainer, TicketEntry, TicketFile, TicketMount, TicketProbe,
-    TicketVolume, TrustSummary, VolumeSource, decode, encode,
+    HeldRole, Limits, MESSAGE_MAX, ModuleState, Msg, Network, PrepareStage, ProbeAction, ProbeKind, Restart,
+    StatsInfo, TICKET_MAX, Ticket, TicketContainer, TicketEntry, TicketFile, TicketMount, TicketPort,
+    TicketProbe, TicketVolume, TrustSummary, VolumeSource, decode, encode,
 };
 
 const D: Digest = Digest([7; 32]);
@@ -136,6 +136,8 @@ fn ticket() -> Ticket {
             init: false,
         }],
         required_features: vec!["landlock".into()],
+        network: Network::Pod,
+        ports: vec![TicketPort { container_port: 80, host_port: 8080, udp: true }],
     }
 }
 

@@ -20,6 +20,7 @@ pub use guard::{Events, Guard};
 pub use images::{FilesystemUsage, ImageService, ImageStatus, PullSource, Wanted};
 pub use named::{PinnedImage, canonical, full};
 pub use service::{
-    AdmittedPod, ContainerRecord, CriService, OpenFile, PAGES, PodRecord, Records, RuntimeService, Seen,
+    AdmittedPod, ContainerRecord, CriService, NETWORK, OpenFile, PAGES, PodRecord, Records, RuntimeService,
+    Seen,
 };
 pub use shoal_ipc::Cause;

@@ -89,15 +89,37 @@ fn the_cri_examples_are_signed_as_they_are() {
 fn s16_a_reserved_value_is_refused_before_it_is_published() {
     let fleet = Fleet::new();
     let (trust, _) = fleet.founder();
-    for (pod, container) in [
-        ("hostNetwork: true", ""),
-        ("runtimeClassName: oci", ""),
-        ("", "securityContext: {capabilities: {add: [NET_ADMIN]}}"),
-    ] {
+    for (pod, container) in
+        [("runtimeClassName: oci", ""), ("", "securityContext: {capabilities: {add: [NET_ADMIN]}}")]
+    {
         let d = compose(&fleet, &trust, &draft(pod, container)).unwrap();
         let e = precheck(&trust, &ring(&[2]), &d.name, &d).unwrap_err();
         assert_eq!(code(&e), "unsupported_value", "{pod}{container}");
     }
+}
+
+#[test]
+fn a_network_and_its_ports_are_signed_shown_and_checked() {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    let shown = |pod: &str, container: &str| {
+        let d = compose(&fleet, &trust, &draft(pod, container)).unwrap();
+        precheck(&trust, &ring(&[2]), &d.name, &d).unwrap();
+        crate::review::facts(&d, &BTreeMap::new())
+    };
+    let none = shown("", "");
+    let ports = "ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 9000}]";
+    let pod = shown("network: pod", ports);
+    let changes = crate::review::lines(&crate::review::diff(&none, &pod)).join("\n");
+    for line in [
+        "~ pod.network: none → a network of its own",
+        "+ pod.port.8080/tcp: of the device leads to 80 in the pod",
+        "+ pod.port.inner-9000/tcp: listened at in the pod, not mapped",
+    ] {
+        assert!(changes.contains(line), "{line} is not in\n{changes}");
+    }
+    assert_eq!(shown("hostNetwork: true", "ports: [{containerPort: 80}]")["pod.network"], "the device's");
+    assert!(shown("network: pod", "").contains_key("pod.port"), "nothing can listen");
 }
 
 #[test]

@@ -100,7 +100,15 @@ pub(crate) fn facts(d: &Deployment, modules: &BTreeMap<Digest, ModuleFacts>) -> 
         put(format!("pod.volume.{}", v.name), source);
     }
     for p in &t.ports {
-        put(format!("pod.port.{}", p.host_port), format!("{} in the pod", p.container_port));
+        let protocol = if p.udp { "udp" } else { "tcp" };
+        let (key, value) = match p.host_port {
+            0 => (format!("inner-{}", p.container_port), "listened at in the pod, not mapped".to_owned()),
+            host => (host.to_string(), format!("of the device leads to {} in the pod", p.container_port)),
+        };
+        put(format!("pod.port.{key}/{protocol}"), value);
+    }
+    if t.network == Network::Pod && t.ports.is_empty() {
+        put("pod.port".into(), "none: it connects, and nothing can listen".into());
     }
     for (number, c) in t.all_containers().enumerate() {
         if let Some(place) = number.checked_sub(t.containers.len()) {

@@ -177,6 +177,8 @@ impl Device {
             volumes: Vec::new(),
             containers: (0..count).map(container).collect(),
             required_features: Vec::new(),
+            network: shoal_ipc::Network::None,
+            ports: Vec::new(),
         };
         let mut events = EventStream::supervise_root(&self.layout)?;
         let mut s = self.root()?;

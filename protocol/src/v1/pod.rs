@@ -30,9 +30,9 @@ pub enum Network {
     /// No sockets at all.
     #[default]
     None,
-    /// A network of the pod's own (reserved).
+    /// A network of the pod's own, made by the device's CNI plugins.
     Pod,
-    /// The host's (reserved).
+    /// The device's.
     Host,
 }
 
@@ -327,12 +327,12 @@ impl Container {
     }
 }
 
-/// A port of the pod on the host (reserved).
+/// A port that containers of the pod may listen at (CRI v1 `PortMapping`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     /// In the pod.
     pub container_port: u64,
-    /// On the device.
+    /// On all addresses of the device; 0 is not mapped.
     pub host_port: u64,
     /// UDP instead of TCP.
     pub udp: bool,
@@ -365,7 +365,7 @@ pub struct PodTemplate {
     /// Notes.
     #[serde(default, skip_serializing_if = "TextMap::is_empty")]
     pub annotations: TextMap,
-    /// Ports (reserved).
+    /// Ports, at most 64; only with a network of the pod's own. TCP is listened at on these alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
     /// Features of the kernel without which a device refuses it, by name; at most 16.

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 const MAX_CONTAINERS: usize = 16;
 const MAX_FILES: usize = 256;
 const MAX_VOLUMES: usize = 64;
+const MAX_PORTS: usize = 64;
 const MAX_REQUIRES: usize = 16;
 const MAX_GRACE: u64 = 24 * 3600;
 const MAX_DEADLINE: u64 = 30 * 24 * 3600;
@@ -48,8 +49,6 @@ fn any(d: &Deployment, has: fn(&Container) -> bool) -> bool {
 /// Every value that the wire has a place for and this version does not do yet: the one table.
 const RESERVED: &[Reserved] = &[
     ("runtimeClass oci", |d| d.template.runtime_class == RuntimeClass::Oci),
-    ("network pod or host", |d| d.template.network != Network::None),
-    ("ports", |d| !d.template.ports.is_empty()),
     ("a persistent volume with a size limit", |d| {
         d.template
             .volumes
@@ -179,6 +178,7 @@ pub(super) fn check_form(deployment: &Deployment) -> Result<(), Refusal> {
             format!("volume {}: no normalised absolute path, or an empty size", volume.name)
         })?;
     }
+    check_ports(&form, pod)?;
     check_resources(&form, "the pod", &pod.resources)?;
     for container in pod.all_containers() {
         check_container(&form, container)?;
@@ -200,6 +200,21 @@ pub(super) fn check_form(deployment: &Deployment) -> Result<(), Refusal> {
             && requires.iter().all(|r| r.name != deployment.name),
         || "it requires itself, one name twice, or more than 16".into(),
     )
+}
+
+/// Ports stand for what the pod may be reached at, so they need a network that is its own, and no two the same place.
+fn check_ports(form: &Form<'_>, pod: &PodTemplate) -> Result<(), Refusal> {
+    form.need(pod.ports.is_empty() || pod.network == Network::Pod, || {
+        "ports need a network of the pod's own".into()
+    })?;
+    form.need(pod.ports.len() <= MAX_PORTS, || format!("a pod has at most {MAX_PORTS} ports"))?;
+    form.need(
+        pod.ports.iter().all(|p| (1..=65_535).contains(&p.container_port) && p.host_port <= 65_535),
+        || "a port is 1 to 65,535 (on the device also 0: not mapped)".into(),
+    )?;
+    let mapped = pod.ports.iter().filter(|p| p.host_port != 0).map(|p| (p.host_port, p.udp));
+    let open = pod.ports.iter().filter(|p| p.host_port == 0).map(|p| (p.container_port, p.udp));
+    form.need(all_distinct(mapped) && all_distinct(open), || "two ports share a place".into())
 }
 
 fn check_container(form: &Form<'_>, c: &Container) -> Result<(), Refusal> {

@@ -1,8 +1,8 @@
 //! From an accepted deployment to its ticket. Pure; nothing is decided here but the form.
 
 use shoal_ipc::{
-    Digest, EnvVar, Limits, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket, TicketContainer,
-    TicketEntry, TicketFile, TicketMount, TicketProbe, TicketVolume, VERSION, VolumeSource,
+    Digest, EnvVar, Limits, Network, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket, TicketContainer,
+    TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, VERSION, VolumeSource,
 };
 use shoal_protocol::ids::Digest as Identity;
 use shoal_protocol::refusal::{Code, Refusal};
@@ -83,6 +83,12 @@ pub(super) fn of(d: &Deployment, identity: &Identity, startable: bool) -> Result
         volumes,
         containers,
         required_features: t.required_features.clone(),
+        network: match t.network {
+            v1::Network::None => Network::None,
+            v1::Network::Pod => Network::Pod,
+            v1::Network::Host => Network::Host,
+        },
+        ports: t.ports.iter().map(port).collect(),
     };
     let size = ticket.encode().len();
     if size > TICKET_MAX {
@@ -99,6 +105,10 @@ fn entry(module: &v1::File, argv: &[String]) -> TicketEntry {
 
 fn hook(h: &v1::Hook) -> TicketEntry {
     entry(&h.module, &h.argv)
+}
+
+fn port(p: &v1::PortMapping) -> TicketPort {
+    TicketPort { container_port: number(p.container_port, 0), host_port: number(p.host_port, 0), udp: p.udp }
 }
 
 fn number<T: TryFrom<u64>>(n: u64, most: T) -> T {

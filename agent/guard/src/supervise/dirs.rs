@@ -22,7 +22,7 @@ type Folder = (PathBuf, u32, Option<(u32, u32)>);
 /// Makes all folders. Without root (`uids` absent) owners stay as they are.
 pub(crate) fn set_up(layout: &Layout, uids: Option<&Uids>) -> Result<(), DirError> {
     let own = |pick: fn(&Uids) -> (u32, u32)| uids.map(pick);
-    let table: [Folder; 16] = [
+    let table: [Folder; 17] = [
         (layout.state(), 0o755, own(|_| (0, 0))),
         (layout.run(), 0o755, own(|_| (0, 0))),
         (layout.logs(), 0o755, own(|_| (0, 0))),
@@ -36,6 +36,7 @@ pub(crate) fn set_up(layout: &Layout, uids: Option<&Uids>) -> Result<(), DirErro
         (layout.containers(), 0o700, own(|_| (0, 0))),
         (layout.volumes(), 0o700, own(|_| (0, 0))),
         (layout.scratch(), 0o700, own(|_| (0, 0))),
+        (layout.networks(), 0o700, own(|_| (0, 0))),
         (layout.facts(), 0o700, own(|_| (0, 0))),
         (layout.local_tickets(), 0o700, own(|_| (0, 0))),
         (pods(layout), 0o700, own(|_| (0, 0))),

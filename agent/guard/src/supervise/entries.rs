@@ -124,7 +124,7 @@ impl Supervise {
         let entry = shape(&ticket, owner.1, role).ok_or_else(|| refuse("not_admitted", "no such entry"))?;
         let attempt = self.containers.get(&owner).map_or(1, |c| c.record.state.attempt);
         let limits = within(&entry.limits, &ticket.limits);
-        let code = self.code_for(&entry)?;
+        let code = self.code_for(&entry, ticket.sockets())?;
         let launched = self.launch(0, key, attempt, &ticket, &entry, &limits, &code);
         if launched.is_err() {
             self.drop_groups(&ticket, &entry.name);

@@ -92,7 +92,7 @@ impl Supervise {
         let jobs = self.jobs.iter().filter_map(Job::deadline);
         let services =
             [self.admit.restart_at, self.log.restart_at, self.zygotes.restart_at].into_iter().flatten();
-        containers.chain(jobs).chain(services).min()
+        containers.chain(jobs).chain(services).chain(self.networks.deadline()).min()
     }
 
     pub(super) fn handle(&mut self, token: Token, signals: &OwnedFd) -> Next {
@@ -135,6 +135,8 @@ impl Supervise {
                 self.ended(key, Some(status), None);
             } else if let Some(at) = self.jobs.iter().position(|j| j.pid() == pid) {
                 self.job_ended(at, status);
+            } else if self.network_helper_ended(pid, status) {
+                // Dealt with.
             } else if self.is_zygote(pid) {
                 // Its connection tells.
             } else if self.admit.pid() == number {

@@ -167,6 +167,7 @@ impl Supervise {
         self.fact(key, FactEvent::Ended { cause });
         self.broadcast(&Msg::Ended { state });
         self.end_entries(key);
+        self.network_idle(&key.0);
     }
 
     /// Keeps a fact and sends it to admit.
@@ -200,6 +201,7 @@ impl Supervise {
         for key in due {
             self.container_due(key, now);
         }
+        self.networks.expire(now);
         for job in &mut self.jobs {
             if job.deadline().is_some_and(|d| d <= now) {
                 job.expire();
@@ -256,6 +258,7 @@ impl Supervise {
         for key in &keys {
             self.begin_stop(*key, grace);
         }
+        self.network_stop(ticket, index);
         u32::try_from(keys.len()).unwrap_or(u32::MAX)
     }
 
@@ -282,6 +285,7 @@ impl Supervise {
         }
         let pod = self.hierarchy.group(&pod_group(self.policy.cgroup_parent(), &name, ticket));
         pod.remove().map_err(|e| failed("remove the pod's group", &e))?;
+        self.drop_network(ticket);
         volumes::drop_memory(&self.layout, ticket).map_err(|e| failed("remove volumes in memory", &e))?;
         self.tell_log(&Msg::DropPod { pod: Layout::pod_folder(&name, ticket) }, &[]);
         if self.is_local(ticket) {

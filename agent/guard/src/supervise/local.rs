@@ -9,7 +9,7 @@ use super::policy::{Policy, is_plain_absolute};
 use super::start::pod_group;
 use super::{Held, Refused, Supervise, refuse, volumes};
 use crate::say;
-use shoal_ipc::{Digest, Layout, Msg, TICKET_MAX, Ticket, VERSION, read_sealed};
+use shoal_ipc::{Digest, Layout, Msg, Network, TICKET_MAX, Ticket, VERSION, read_sealed};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,6 +19,8 @@ use std::path::PathBuf;
 const PODS: usize = 128;
 /// Containers of one pod, the places of removed ones included.
 const CONTAINERS: usize = 16;
+/// Ports of one pod.
+const PORTS: usize = 64;
 /// What every unsigned pod's name begins with; no deployment's name may have the underscore.
 const PREFIX: &str = "local_";
 
@@ -50,6 +52,15 @@ fn check(ticket: &Ticket) -> Result<(), String> {
     }
     if let Some(v) = ticket.volumes.iter().find(|v| !is_name(&v.name)) {
         return say("the volume's name", &v.name);
+    }
+    if (ticket.network != Network::Pod && !ticket.ports.is_empty()) || ticket.ports.len() > PORTS {
+        return Err(format!(
+            "{} ports, which need a network of the pod's own, and at most {PORTS}",
+            ticket.ports.len()
+        ));
+    }
+    if ticket.ports.iter().any(|p| p.container_port == 0) {
+        return Err("a port 0 in the pod".to_owned());
     }
     for (i, c) in ticket.containers.iter().enumerate() {
         if !is_name(&c.name) || ticket.containers[..i].iter().any(|o| o.name == c.name) {
@@ -248,6 +259,8 @@ mod tests {
                 init: false,
             }],
             required_features: vec![],
+            network: Network::None,
+            ports: vec![],
         }
     }
 
@@ -277,6 +290,23 @@ mod tests {
         assert_eq!(code(&ticket(), &bound), "policy_denied");
         let none = Ticket { containers: vec![], ..ticket() };
         assert_eq!(code(&none, &bound), "ok", "an empty pod asks for nothing");
+    }
+
+    #[test]
+    fn c3_a_network_needs_the_owners_word_and_ports_a_network() {
+        let asks = |network, ports: &[u16]| {
+            let port = |p: &u16| shoal_ipc::TicketPort { container_port: *p, host_port: 0, udp: false };
+            Ticket { network, ports: ports.iter().map(port).collect(), ..ticket() }
+        };
+        let with = |words: &str| {
+            format!("local_unsigned = true\n[allow]\nhost_paths = [\"/etc\"]\nnetwork = [{words}]")
+        };
+        assert_eq!(code(&asks(Network::Pod, &[80]), ON), "policy_denied");
+        assert_eq!(code(&asks(Network::Host, &[]), &with("\"none\", \"pod\"")), "policy_denied");
+        assert_eq!(code(&asks(Network::Pod, &[80]), &with("\"pod\"")), "ok");
+        assert_eq!(code(&ticket(), &with("\"host\"")), "ok", "none asks for nothing");
+        assert_eq!(code(&asks(Network::Host, &[80]), &with("\"host\"")), "malformed");
+        assert_eq!(code(&asks(Network::Pod, &[0]), &with("\"pod\"")), "malformed");
     }
 
     #[test]

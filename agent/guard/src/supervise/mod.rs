@@ -23,6 +23,7 @@ mod jobs;
 mod lifecycle;
 mod links;
 mod local;
+mod network;
 mod peers;
 mod policy;
 pub(crate) mod probes;
@@ -45,6 +46,7 @@ use container::{Container, Key};
 use events::Next;
 use facts::Facts;
 use jobs::{Job, Proof, Trouble, Wanted};
+use network::Networks;
 use peers::Peer;
 use policy::{Policy, Uids};
 use runner::Runner;
@@ -98,6 +100,7 @@ pub(crate) struct Supervise {
     admit: Service,
     log: Service,
     zygotes: Zygotes,
+    networks: Networks,
     listeners: Vec<(From, Listener)>,
     peers: BTreeMap<u64, Peer>,
     tickets: BTreeMap<Digest, Held>,
@@ -128,6 +131,7 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
     let mut supervise = Supervise::open(layout)?;
     supervise.listen()?;
     supervise.adopt_all().context("cannot read the containers' records")?;
+    supervise.adopt_networks().context("cannot read the records of pods' networks")?;
     supervise.load_local().context("cannot read unsigned tickets")?;
     supervise.find_log();
     // The engine proves itself before anybody waits for it.
@@ -184,6 +188,7 @@ impl Supervise {
             admit: Service::new("admit", uids.map(|u| (u.admit, u.admit)), admit_args),
             log: Service::new("log", uids.map(|u| (u.log, u.agent)), args(Vec::new())),
             zygotes: Zygotes::new(),
+            networks: Networks::default(),
             listeners: Vec::new(),
             peers: BTreeMap::new(),
             tickets: BTreeMap::new(),

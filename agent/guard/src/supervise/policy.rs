@@ -1,7 +1,7 @@
 //! The device's own policy: what its owner allows, whatever is signed.
 
 use serde::Deserialize;
-use shoal_ipc::{Limits, Ticket, VolumeSource};
+use shoal_ipc::{Limits, Network, Ticket, VolumeSource};
 use std::path::{Component, Path};
 
 /// `policy.toml`; every field may be left out.
@@ -18,6 +18,8 @@ pub(crate) struct Policy {
     pub(crate) uids: UidTable,
     /// What workloads may be granted.
     pub(crate) allow: Allow,
+    /// How networks of pods' own are made.
+    pub(crate) network: NetworkTools,
     /// Bounds of a compilation.
     pub(crate) compile: Compile,
     /// Quota of modules and compiled code.
@@ -57,6 +59,22 @@ pub(crate) struct Allow {
 impl Default for Allow {
     fn default() -> Self {
         Self { host_paths: vec!["/srv/shoal".into()], network: vec!["none".into()], devices: Vec::new() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct NetworkTools {
+    /// Folders of CNI plugins, in the order in which they are looked through.
+    pub(crate) plugins: Vec<String>,
+    /// For all plugins of one pod together.
+    pub(crate) seconds: u64,
+}
+
+impl Default for NetworkTools {
+    fn default() -> Self {
+        let plugins = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"].map(str::to_owned).to_vec();
+        Self { plugins, seconds: 30 }
     }
 }
 
@@ -182,9 +200,18 @@ impl Policy {
             }
         }
         for network in &policy.allow.network {
-            if network != "none" {
-                return Err(bad("allow.network", network, "network that this version has (none)"));
+            if !["none", "pod", "host"].contains(&network.as_str()) {
+                return Err(bad("allow.network", network, "network (none, pod or host)"));
             }
+        }
+        for path in &policy.network.plugins {
+            if !is_plain_absolute(path) || path.contains(':') {
+                return Err(bad("network.plugins", path, "absolute path without ., .. and colons"));
+            }
+        }
+        if !(1..=600).contains(&policy.network.seconds) {
+            let seconds = policy.network.seconds.to_string();
+            return Err(bad("network.seconds", &seconds, "number of seconds from 1 to 600"));
         }
         let uids = policy.uids();
         let pods = uids.pods;
@@ -253,6 +280,15 @@ impl Policy {
 
     /// What of this ticket the owner forbids, in words.
     pub(crate) fn forbids(&self, ticket: &Ticket) -> Option<String> {
+        // A pod without one asks for nothing, whatever the list says.
+        let network = match ticket.network {
+            Network::None => None,
+            Network::Pod => Some("pod"),
+            Network::Host => Some("host"),
+        };
+        if let Some(word) = network.filter(|w| !self.allow.network.iter().any(|n| n == w)) {
+            return Some(format!("the network {word:?} is not in allow.network"));
+        }
         for volume in &ticket.volumes {
             if let VolumeSource::HostPath { path } = &volume.source
                 && !self.allows_path(path)
@@ -320,7 +356,9 @@ mod tests {
             "[uids]\nagent = 61100",
             "[uids]\nadmit = 61000",
             "[uids]\nagent = 0",
-            "[allow]\nnetwork = [\"host\"]",
+            "[allow]\nnetwork = [\"bridge\"]",
+            "[network]\nplugins = [\"cni\"]",
+            "[network]\nseconds = 0",
             "[allow]\nhost_paths = [\"srv\"]",
         ] {
             assert!(Policy::parse(bad).is_err(), "{bad}");

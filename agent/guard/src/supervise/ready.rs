@@ -27,7 +27,11 @@ fn unmet(needs: &Needs, container: &TicketContainer, sockets: bool) -> Option<Re
 
 impl Supervise {
     /// The code for this container, whether or not it passed the container's self-test.
-    pub(super) fn code_of(&mut self, container: &TicketContainer) -> Result<(PathBuf, CodeInfo), Refused> {
+    pub(super) fn code_of(
+        &mut self,
+        container: &TicketContainer,
+        sockets: bool,
+    ) -> Result<(PathBuf, CodeInfo), Refused> {
         self.ensure_engine();
         if self.engine.line.is_empty() {
             return Err(refuse("compiler_absent", "no engine is installed beside the guard"));
@@ -50,19 +54,22 @@ impl Supervise {
             }
         };
         let info = self.cache.info(&key).ok_or_else(|| refuse("cache_changed", "its code went away"))?;
-        // No pod has a network yet; then the grant comes in here.
-        match unmet(&info.needs, container, false) {
+        match unmet(&info.needs, container, sockets) {
             Some(refused) => Err(refused),
             None => Ok((path, info)),
         }
     }
 
     /// What a start needs: the code, and all files.
-    pub(super) fn code_for(&mut self, container: &TicketContainer) -> Result<PathBuf, Refused> {
+    pub(super) fn code_for(
+        &mut self,
+        container: &TicketContainer,
+        sockets: bool,
+    ) -> Result<PathBuf, Refused> {
         if let Some(missing) = container.files.iter().find(|f| !self.cache.has(&f.digest, false)) {
             return Err(refuse("cache_changed", format!("the file {} is not staged", missing.path)));
         }
-        let (path, info) = self.code_of(container)?;
+        let (path, info) = self.code_of(container, sockets)?;
         if info.passed(container.self_test.as_ref()) {
             return Ok(path);
         }
@@ -76,7 +83,8 @@ impl Supervise {
             let wanted = Wanted::of(container);
             self.may_run(wanted.mode).ok()?;
             let code = self.cache.info(&self.engine.key(module, wanted.mode))?;
-            if !code.passed(wanted.self_test.as_ref()) || unmet(&code.needs, container, false).is_some() {
+            let granted = unmet(&code.needs, container, ticket.sockets()).is_none();
+            if !code.passed(wanted.self_test.as_ref()) || !granted {
                 return None;
             }
             found = Some(code.info);

@@ -12,6 +12,7 @@ use std::time::Duration;
 pub(crate) fn stop_leftovers(layout: Layout) -> anyhow::Result<()> {
     let mut supervise = Supervise::open(layout)?;
     supervise.adopt_all().context("cannot read the containers' records")?;
+    supervise.adopt_networks().context("cannot read the records of pods' networks")?;
     supervise.find_log();
     let tickets: Vec<Digest> = supervise.containers.keys().map(|k| k.0).collect();
     for ticket in tickets {
@@ -48,6 +49,7 @@ impl Supervise {
         // The parent may have been made by the owner, or be shared with another device: then it stays.
         let _ = self.hierarchy.group(&parent).remove();
         self.end_zygotes();
+        self.end_networks();
         volumes::drop_all_memory(&self.layout).context("cannot unmount volumes in memory")?;
         for service in [&mut self.admit, &mut self.log] {
             if let Some(c) = &service.connection {

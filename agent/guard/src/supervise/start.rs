@@ -4,14 +4,15 @@ use super::container::{Container, Key, Live, Starting, within};
 use super::ends::Care;
 use super::entries::{first_unfinished, is_entry, place_of};
 use super::hooks::open_stdin;
+use super::network::ports::listened;
 use super::record::{Record, boot_id};
 use super::{Refused, Supervise, cgroup, dirs, refuse, volumes};
 use crate::clock;
 use rustix::pipe::{PipeFlags, pipe_with};
 use shoal_confine::{ROOTFS, plain_root};
 use shoal_ipc::{
-    Bind, Cause, ContainerState, Digest, Entry, ImageFile, Jail, Launch, Limits, NetworkPlace, Preopen,
-    ProbeKind, Rootfs, Spec, StatsInfo, Ticket, TicketContainer, VERSION, answer_area, sealed_memfd,
+    Bind, Cause, ContainerState, Digest, Entry, ImageFile, Jail, Launch, Limits, Preopen, ProbeKind, Rootfs,
+    Spec, StatsInfo, Ticket, TicketContainer, VERSION, answer_area, sealed_memfd,
 };
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -66,7 +67,10 @@ impl Supervise {
             let why = "limits need the guard to run as root; without it only containers without limits run, unconfined";
             return Err(refuse("kernel_unsupported", why));
         }
-        let code = self.code_for(&container)?;
+        let code = self.code_for(&container, ticket.sockets())?;
+        if self.waits_for_network(peer, key, attempt, &ticket)? {
+            return Ok(());
+        }
         let launched = self.launch(peer, key, attempt, &ticket, &container, &limits, &code);
         if launched.is_err() {
             self.drop_groups(&ticket, &container.name);
@@ -160,6 +164,7 @@ impl Supervise {
         let null = fs::File::open("/dev/null").map_err(io_refusal("open /dev/null"))?;
         let place = fs::File::open(&folder).map_err(io_refusal("open the container's folder"))?;
         let World { jail, spec } = world;
+        let (network, namespace) = self.network_of(ticket)?;
         let launch = Launch {
             version: VERSION,
             attempt,
@@ -170,7 +175,8 @@ impl Supervise {
             birth: group.birth_folder(),
             oom_score_adj: limits.oom_score_adj,
             cpu_seconds: limits.cpu_seconds,
-            network: NetworkPlace::Nowhere,
+            network,
+            bind: listened(ticket),
         };
         let plan = sealed_memfd(&launch.encode()).map_err(ipc)?;
         // 4. Written down, then forked: no process exists that no record names. Its number follows when it has one.
@@ -195,7 +201,7 @@ impl Supervise {
             place.as_fd(),
             kept[0],
             kept[1],
-            null.as_fd(),
+            namespace.as_fd(),
         ];
         let sent = self.send_launch(id, &fds);
         let zygote = match sent {

@@ -288,8 +288,8 @@ fn collect(fill: impl FnOnce(&mut dyn FnMut(&str, &str))) -> Vec<String> {
 /// What of a sandbox's configuration is not obeyed, and why.
 pub fn sandbox_notes(pod: &PodSandboxConfig) -> Vec<String> {
     collect(|mut say| {
-        if !pod.port_mappings.is_empty() {
-            say("port_mappings", "ignored: the pod has no network");
+        if pod.port_mappings.iter().any(|p| !p.host_ip.is_empty()) {
+            say("port_mappings.host_ip", "ignored: a port is on all of the device's addresses");
         }
         if !pod.log_directory.is_empty() {
             say("log_directory", "ignored: logs are kept below the device's own folder, with a quota");

@@ -1,18 +1,22 @@
 //! From CRI's configurations to an unsigned ticket. Pure; whether it is allowed is supervise's to say.
 
-use crate::cri::config::{ContainerConfig, LinuxContainerResources, PodSandboxConfig, SecurityContext};
+use crate::cri::config::{
+    ContainerConfig, LinuxContainerResources, PodSandboxConfig, PortMapping, SecurityContext,
+};
 use crate::error::{Error, Result};
 use crate::named::PinnedImage;
 use serde_json::Value;
 use shoal_ipc::{
-    Digest, EnvVar, Limits, Restart, TICKET_MAX, Ticket, TicketContainer, TicketFile, TicketMount,
-    TicketVolume, VERSION, VolumeSource,
+    Digest, EnvVar, Limits, Network, Restart, TICKET_MAX, Ticket, TicketContainer, TicketFile, TicketMount,
+    TicketPort, TicketVolume, VERSION, VolumeSource,
 };
 
 /// Seconds between the request to stop and the kill, when nobody says how many.
 const GRACE: u32 = 3_600;
 /// CRI's mode for the device's own namespace.
 const NODE: i32 = 2;
+/// A pod's annotation that says which network it has: `none`, `pod` or `host`.
+pub const NETWORK: &str = "shoal/network";
 /// A container's annotation with the most pages of 64 KiB of its guest's memory.
 pub const PAGES: &str = "shoal/wasm-pages";
 /// The search path that other runtimes give every container.
@@ -64,14 +68,42 @@ fn legacy(v: &Value) -> Limits {
     Limits { memory, cpu_quota: quota, cpu_period: quota.map(|_| 100_000), ..Limits::default() }
 }
 
-fn no_host_network(s: Option<&SecurityContext>) -> Result<()> {
-    let network = s.and_then(|s| s.namespace_options.as_ref()).map_or(0, |n| n.network);
-    if network == NODE {
-        return Err(bad(
-            "namespace_options.network: the device's own network (NODE) is not granted to local pods",
-        ));
+fn asks_for_host(s: Option<&SecurityContext>) -> bool {
+    s.and_then(|s| s.namespace_options.as_ref()).is_some_and(|n| n.network == NODE)
+}
+
+/// CRI has no word for a pod without a network, and its default is one of the pod's own; so this one is only for a pod that maps
+/// ports, or whose annotation asks for it.
+fn network(config: &PodSandboxConfig) -> Result<Network> {
+    let host = asks_for_host(config.linux.as_ref().and_then(|l| l.security_context.as_ref()));
+    match config.annotations.get(NETWORK).map(String::as_str) {
+        Some("none") => Ok(Network::None),
+        Some("pod") => Ok(Network::Pod),
+        Some("host") => Ok(Network::Host),
+        Some(other) => Err(bad(format!("annotations: {NETWORK} is {other:?}, expected none, pod or host"))),
+        None if host => Ok(Network::Host),
+        None if !config.port_mappings.is_empty() => Ok(Network::Pod),
+        None => Ok(Network::None),
     }
-    Ok(())
+}
+
+fn port(p: &PortMapping) -> Result<TicketPort> {
+    let number = |n: i32, least: u16| u16::try_from(n).ok().filter(|n| *n >= least);
+    let udp = match &p.protocol {
+        Value::Null => Some(false),
+        Value::Number(n) => [Some(0), Some(1)].iter().position(|k| *k == n.as_u64()).map(|at| at == 1),
+        Value::String(s) => ["TCP", "UDP"].iter().position(|k| k == s).map(|at| at == 1),
+        _ => None,
+    };
+    match (number(p.container_port, 1), number(p.host_port, 0), udp) {
+        (Some(container_port), Some(host_port), Some(udp)) => {
+            Ok(TicketPort { container_port, host_port, udp })
+        }
+        _ => Err(bad(format!(
+            "port_mappings: {} to {} by {}: expected ports up to 65535 and TCP or UDP",
+            p.host_port, p.container_port, p.protocol
+        ))),
+    }
 }
 
 /// The ticket of a new pod, without containers.
@@ -81,7 +113,11 @@ pub(super) fn pod(id: Digest, config: &PodSandboxConfig) -> Result<Ticket> {
         return Err(bad("metadata.name: a pod needs a name"));
     }
     let linux = config.linux.as_ref();
-    no_host_network(linux.and_then(|l| l.security_context.as_ref()))?;
+    let network = network(config)?;
+    if network != Network::Pod && !config.port_mappings.is_empty() {
+        return Err(bad("port_mappings: only in a network of the pod's own are ports mapped"));
+    }
+    let ports = config.port_mappings.iter().map(port).collect::<Result<_>>()?;
     let cri = limits(linux.and_then(|l| l.resources.as_ref()));
     let old = config.resources.as_ref().map(legacy).unwrap_or_default();
     let with_cpu = if cri.cpu_quota.is_some() { &cri } else { &old };
@@ -104,6 +140,8 @@ pub(super) fn pod(id: Digest, config: &PodSandboxConfig) -> Result<Ticket> {
         volumes: Vec::new(),
         containers: Vec::new(),
         required_features: Vec::new(),
+        network,
+        ports,
     })
 }
 
@@ -131,7 +169,11 @@ pub(super) fn add(
     }
     let linux = config.linux.as_ref();
     let security = linux.and_then(|l| l.security_context.as_ref());
-    no_host_network(security)?;
+    if asks_for_host(security) && ticket.network != Network::Host {
+        return Err(bad(
+            "namespace_options.network: a container's network is its pod's, which is not the device's (NODE)",
+        ));
+    }
     let mut env: Vec<EnvVar> =
         image.env.iter().map(|(name, value)| EnvVar { name: name.clone(), value: value.clone() }).collect();
     for (name, value) in [("PATH", PATH), ("HOSTNAME", &ticket.hostname)] {
@@ -254,9 +296,43 @@ mod tests {
             .devices
             .push(crate::cri::config::Device { host_path: "/dev/sda".into(), ..Default::default() });
         assert_eq!(add(&mut t, 0, &config, &image()).unwrap_err().code(), "unsupported_value");
-        let context = pod_config.linux.as_mut().and_then(|l| l.security_context.as_mut());
+        config.devices.clear();
+        let context = config.linux.as_mut().and_then(|l| l.security_context.as_mut());
         context.and_then(|s| s.namespace_options.as_mut()).unwrap().network = NODE;
+        assert_eq!(add(&mut t, 0, &config, &image()).unwrap_err().code(), "unsupported_value");
+        pod_config.port_mappings = vec![PortMapping { container_port: 80, ..PortMapping::default() }];
+        pod_config.annotations.insert(NETWORK.into(), "none".into());
         assert_eq!(pod(Digest([1; 32]), &pod_config).unwrap_err().code(), "unsupported_value");
+    }
+
+    fn map(config: &mut PodSandboxConfig, protocol: Value, container_port: i32) {
+        let host_port = 8080;
+        config.port_mappings =
+            vec![PortMapping { protocol, container_port, host_port, ..PortMapping::default() }];
+    }
+
+    #[test]
+    fn a_pod_has_the_network_that_its_ports_its_mode_or_its_annotation_ask_for() {
+        let (tutorial, _) = tutorial();
+        let asked = |change: fn(&mut PodSandboxConfig)| {
+            let mut config = tutorial.clone();
+            change(&mut config);
+            pod(Digest([1; 32]), &config).map(|t| (t.network, t.ports))
+        };
+        assert_eq!(asked(|_| {}).unwrap(), (Network::None, vec![]), "whoever asks for nothing gets nothing");
+        let port = |udp| TicketPort { container_port: 80, host_port: 8080, udp };
+        assert_eq!(asked(|c| map(c, Value::Null, 80)).unwrap(), (Network::Pod, vec![port(false)]));
+        assert_eq!(asked(|c| map(c, 1.into(), 80)).unwrap().1, [port(true)]);
+        assert_eq!(asked(|c| map(c, "UDP".into(), 80)).unwrap().1, [port(true)]);
+        assert!(asked(|c| map(c, 2.into(), 80)).is_err() && asked(|c| map(c, 0.into(), 65_536)).is_err());
+        let host = |c: &mut PodSandboxConfig| {
+            let context = c.linux.as_mut().and_then(|l| l.security_context.as_mut());
+            context.and_then(|s| s.namespace_options.as_mut()).unwrap().network = NODE;
+        };
+        assert_eq!(asked(host).unwrap().0, Network::Host);
+        let annotated = |c: &mut PodSandboxConfig| drop(c.annotations.insert(NETWORK.into(), "pod".into()));
+        assert_eq!(asked(annotated).unwrap().0, Network::Pod);
+        assert!(asked(|c| drop(c.annotations.insert(NETWORK.into(), "all".into()))).is_err());
     }
 
     #[test]

@@ -14,6 +14,8 @@ what is missing is said.
 Examples:
   shoal run app.wasm
   shoal run --memory 64Mi --cpus 0.5 --timeout 10s app.wasm -- --verbose input.txt
+  shoal run -p 8080:80 server.wasm
+  shoal run --network host client.wasm
   shoal run --mount ./data:/data:ro --env LEVEL=debug app.wasm")]
 pub(crate) struct Run {
     /// A .wasm file, an image archive or layout with one image, or an image of the own layout (`shoal image ls`).
@@ -40,9 +42,12 @@ pub(crate) struct Run {
     /// Where relative paths begin.
     #[arg(short = 'w', long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
-    /// The module's network.
-    #[arg(long, value_name = "NETWORK", default_value = "none", value_parser = ["none"])]
-    pub(crate) network: String,
+    /// The module's network: none, its own (needs root and CNI plugins), or this machine's.
+    #[arg(long, value_name = "NETWORK", value_parser = ["none", "pod", "host"])]
+    pub(crate) network: Option<String>,
+    /// Lead a port of this machine to one that the module listens at in its own network; may be repeated.
+    #[arg(short = 'p', long, value_name = "HOST:MODULE[/udp]")]
+    pub(crate) publish: Vec<String>,
     /// End it after so long.
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<String>,

@@ -10,7 +10,9 @@ use super::tree::parse_json;
 use super::{Draft, empty_pod, limits, not_readable, report};
 use crate::error::Result;
 use shoal_protocol::ids::Name;
-use shoal_protocol::latest::{LogConsent, PortMapping, Resources, RestartPolicy, Rollout, Target};
+use shoal_protocol::latest::{
+    LogConsent, Network, PodTemplate, PortMapping, Resources, RestartPolicy, Rollout, Target,
+};
 
 /// One of the two files.
 #[derive(Debug)]
@@ -42,6 +44,10 @@ pub(crate) fn parse(
     Ok((draft, [pf, cf]))
 }
 
+/// The annotation that says which network a pod has.
+const NETWORK: &str = "shoal/network";
+/// CRI v1 `NamespaceMode`: the device's own.
+const NODE: i64 = 2;
 const NO_WINDOWS: &str = "ignored: devices run Linux";
 const NO_PROCESSES: &str = "ignored: a wasm guest sees no processes, whatever namespace it is in";
 const OWN_USER: &str = "ignored: every container runs as its own unprivileged user, which the device chooses";
@@ -92,7 +98,7 @@ fn pod_sandbox(field: &Field<'_>, f: &mut Findings, name: Option<&Name>) -> Opti
     if let Some(dns) = o.get("dns_config") {
         let mut d = dns.object(f);
         for key in ["servers", "searches", "options"] {
-            d.unsupported(key, f, "ignored: the pod has no network, so it resolves no names");
+            d.unsupported(key, f, "ignored: a guest resolves names by itself, if it does");
         }
         d.finish(f);
     }
@@ -101,6 +107,7 @@ fn pod_sandbox(field: &Field<'_>, f: &mut Findings, name: Option<&Name>) -> Opti
     }
     template.labels = o.get("labels").map(|l| l.text_map(f)).unwrap_or_default();
     annotations(&mut o, f, &mut template.annotations);
+    let mut mode = None;
     let mut resources = Vec::new();
     resources.extend(o.get("resources").map(|r| (r.clone(), limits::legacy_sandbox(&r, f))));
     if let Some(linux) = o.get("linux") {
@@ -119,7 +126,7 @@ fn pod_sandbox(field: &Field<'_>, f: &mut Findings, name: Option<&Name>) -> Opti
         resources.extend(l.get("resources").map(|r| (r.clone(), limits::cri(&r, f))));
         if let Some(s) = l.get("security_context") {
             let mut s = s.object(f);
-            security(&mut s, f);
+            mode = security(&mut s, f);
             s.unsupported(
                 "readonly_rootfs",
                 f,
@@ -131,6 +138,7 @@ fn pod_sandbox(field: &Field<'_>, f: &mut Findings, name: Option<&Name>) -> Opti
     }
     o.unsupported("windows", f, NO_WINDOWS);
     o.finish(f);
+    network(field, f, mode, &mut template);
     let mut all = resources.into_iter();
     if let Some((_, first)) = all.next() {
         template.resources = first;
@@ -157,6 +165,43 @@ fn pod_sandbox(field: &Field<'_>, f: &mut Findings, name: Option<&Name>) -> Opti
         containers: Vec::new(),
         init_containers: Vec::new(),
     })
+}
+
+/// CRI has no word for a pod without a network, and its default is one of the pod's own; so this one is only for a pod that maps
+/// ports, or whose annotation asks for it.
+fn network(field: &Field<'_>, f: &mut Findings, mode: Option<i64>, pod: &mut PodTemplate) {
+    let asked = pod.annotations.get(NETWORK).map(str::to_owned);
+    pod.network = match (asked.as_deref(), mode) {
+        (Some("none"), _) => Network::None,
+        (Some("pod"), _) => Network::Pod,
+        (Some("host"), _) | (None, Some(NODE)) => Network::Host,
+        (Some(other), _) => {
+            field.problem(f, format!("annotations: {NETWORK} is {other:?}, expected none, pod or host"));
+            return;
+        }
+        (None, _) if !pod.ports.is_empty() => Network::Pod,
+        (None, mode) => {
+            if mode.is_some() {
+                let path = "linux.security_context.namespace_options.network";
+                f.warn(
+                    field.place(),
+                    path,
+                    format!(
+                        "the pod gets no network: it maps no ports, and no annotation {NETWORK} asks for one"
+                    ),
+                );
+            }
+            Network::None
+        }
+    };
+    if pod.network != Network::Pod && !pod.ports.is_empty() {
+        f.warn(
+            field.place(),
+            "port_mappings",
+            "ignored: only in a network of the pod's own are ports mapped",
+        );
+        pod.ports.clear();
+    }
 }
 
 /// `first`, and `second` where it says nothing.
@@ -204,24 +249,15 @@ fn port_mapping(field: &Field<'_>, f: &mut Findings) -> Option<PortMapping> {
         field.problem(f, "SCTP is not supported");
     }
     let (container_port, host_port) = (container_port.unsigned_abs(), host_port.unsigned_abs());
-    if host_port == 0 {
-        field.warn(f, "a port without host_port is information only, and is not signed");
-        return None;
-    }
     Some(PortMapping { container_port, host_port, udp: protocol == Some(1) })
 }
 
-/// What the security contexts of sandbox and container share.
-fn security(s: &mut Object<'_>, f: &mut Findings) {
+/// What the security contexts of sandbox and container share; gives the mode of the network.
+fn security(s: &mut Object<'_>, f: &mut Findings) -> Option<i64> {
+    let mut mode = None;
     if let Some(n) = s.get("namespace_options") {
         let mut n = n.object(f);
-        if let Some(v) = n.get("network") {
-            match v.integer(f, 0, 3) {
-                Some(2) => v.problem(f, "the device's network (NODE) is not granted to a CRI pod: write a deployment file with `network: host`"),
-                Some(_) => v.warn(f, "a pod gets no network at all: this version runs guests without sockets"),
-                None => {}
-            }
-        }
+        mode = n.get("network").and_then(|v| v.integer(f, 0, 3));
         for key in ["pid", "target_id"] {
             if let Some(v) = n.get(key) {
                 v.warn(f, NO_PROCESSES);
@@ -251,6 +287,7 @@ fn security(s: &mut Object<'_>, f: &mut Findings) {
         f,
         "not granted: no container of Shoal is privileged; grant folders and devices one by one",
     );
+    mode
 }
 
 #[cfg(test)]

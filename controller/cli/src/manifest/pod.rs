@@ -128,8 +128,8 @@ fn unsupported(o: &mut Object<'_>, f: &mut Findings) {
     o.unsupported("tolerations", f, "ignored: devices have no taints");
     o.unsupported("serviceAccountName", f, "ignored: a pod has no account at a controller");
     o.unsupported("imagePullSecrets", f, "ignored: devices fetch with their own certificate");
-    o.unsupported("dnsPolicy", f, "ignored: the pod has no network");
-    o.unsupported("dnsConfig", f, "ignored: the pod has no network");
+    o.unsupported("dnsPolicy", f, "ignored: a guest resolves names by itself, if it does");
+    o.unsupported("dnsConfig", f, "ignored: a guest resolves names by itself, if it does");
     o.unsupported("hostPID", f, "ignored: a wasm guest sees no processes");
     o.unsupported("hostIPC", f, "ignored: a wasm guest has no System V IPC");
     o.unsupported("securityContext", f, "ignored: every container runs as its own unprivileged user");
@@ -315,12 +315,27 @@ fn ports(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) {
     o.get("name");
     o.unsupported("hostIP", f, "the port is on all of the device's addresses");
     o.finish(f);
-    match (container_port, host_port) {
-        (Some(container_port), Some(host_port)) => {
-            pod.ports.push(PortMapping { container_port, host_port, udp });
+    let Some(container_port) = container_port else { return };
+    match (pod.network, host_port) {
+        // Without a place on the device it is still one that the pod may listen at.
+        (Network::Pod, host_port) => {
+            pod.ports.push(PortMapping { container_port, host_port: host_port.unwrap_or(0), udp });
         }
-        (Some(_), None) => field.warn(f, "a port without hostPort is information only, and is not signed"),
-        _ => {}
+        (Network::None, Some(_)) => {
+            field.problem(
+                f,
+                "a hostPort needs a network of the pod's own: write `network: pod` beside its containers",
+            );
+        }
+        (Network::None, None) => {
+            field.warn(f, "information only, and not signed: without `network: pod` nothing can listen");
+        }
+        (Network::Host, host_port) if host_port.is_some_and(|h| h != container_port) => {
+            field.problem(f, "on the device's network a hostPort is the containerPort: nothing is mapped");
+        }
+        (Network::Host, _) => {
+            field.warn(f, "information only, and not signed: on the device's network any port can be used");
+        }
     }
 }
 

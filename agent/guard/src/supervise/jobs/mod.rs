@@ -110,6 +110,7 @@ impl Supervise {
     pub(super) fn compile(&mut self, ticket: &Digest, module: Digest) -> Result<(), Refused> {
         let held = self.tickets.get(ticket).ok_or_else(|| refuse("not_admitted", "no such ticket"))?;
         self.fits(&held.ticket)?;
+        let sockets = held.ticket.sockets();
         let starts: Vec<TicketContainer> = super::entries::startable(&held.ticket)
             .into_iter()
             .filter(|c| c.module.digest == module)
@@ -123,7 +124,7 @@ impl Supervise {
         let mut ready = None;
         let mut waits = false;
         for container in &starts {
-            match self.make_ready(container)? {
+            match self.make_ready(container, sockets)? {
                 Some(info) => ready = Some(info),
                 None => waits = true,
             }
@@ -136,9 +137,13 @@ impl Supervise {
     }
 
     /// What there is for this container; queued when there is nothing yet.
-    fn make_ready(&mut self, container: &TicketContainer) -> Result<Option<CompiledInfo>, Refused> {
+    fn make_ready(
+        &mut self,
+        container: &TicketContainer,
+        sockets: bool,
+    ) -> Result<Option<CompiledInfo>, Refused> {
         let wanted = Wanted::of(container);
-        match self.code_of(container) {
+        match self.code_of(container, sockets) {
             Ok((_, code)) if code.passed(wanted.self_test.as_ref()) => return Ok(Some(code.info)),
             // Its code is there; only its self-test is wanting.
             Ok(_) => {}

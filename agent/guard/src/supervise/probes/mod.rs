@@ -8,7 +8,7 @@ use super::container::Key;
 use super::ends::Why;
 use super::entries::Role;
 use super::jail::drop_privileges;
-use super::process::{Child, exit_now, place_descriptors, spawn, unshare};
+use super::process::{Child, enter_network, exit_now, place_descriptors, spawn, unshare};
 use super::{Refused, Supervise, refuse, volumes};
 use crate::{probe, say};
 use rustix::net::{
@@ -65,6 +65,27 @@ pub(crate) fn connect(port: u16) -> io::Result<OwnedFd> {
     }
 }
 
+/// How a helper comes to its socket.
+enum Way<'a> {
+    /// It is connected, or on its way, in the network that supervise is in.
+    There(OwnedFd),
+    /// The helper makes it in the pod's network, before it gives everything up; supervise never leaves its own.
+    Through(BorrowedFd<'a>, u16),
+}
+
+impl Way<'_> {
+    /// In the helper's process.
+    fn socket(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::There(socket) => socket.try_clone(),
+            Self::Through(namespace, port) => {
+                enter_network(*namespace)?;
+                connect(*port)
+            }
+        }
+    }
+}
+
 impl Supervise {
     /// Everything of a container's probes whose time has come.
     pub(super) fn probes_due(&mut self, key: Key, now: Instant) {
@@ -100,11 +121,13 @@ impl Supervise {
             ProbeAction::Tcp { port } => (port, None),
             ProbeAction::Http { port, path } => (port, Some(path)),
         };
-        let socket = match connect(port) {
-            Ok(s) => s,
-            Err(e) => return Ok(Some(Err(format!("port {port}: {e}")))),
+        let helper = match self.networks.namespace(&key.0) {
+            Some(namespace) => self.helper(kind, &Way::Through(namespace, port), path)?,
+            None => match connect(port) {
+                Ok(s) => self.helper(kind, &Way::There(s), path)?,
+                Err(e) => return Ok(Some(Err(format!("port {port}: {e}")))),
+            },
         };
-        let helper = self.helper(kind, &socket, path)?;
         if let Some(live) = self.containers.get_mut(&key).and_then(|c| c.live.as_mut()) {
             live.care.helpers.push(helper);
         }
@@ -132,7 +155,7 @@ impl Supervise {
     }
 
     /// Starts the helper that reads a connection: no network of its own, no privileges, one answer.
-    fn helper(&self, kind: ProbeKind, socket: &OwnedFd, path: Option<String>) -> Result<Helper, Refused> {
+    fn helper(&self, kind: ProbeKind, way: &Way<'_>, path: Option<String>) -> Result<Helper, Refused> {
         let failed = |e: io::Error| refuse("kernel_unsupported", format!("start a probe: {e}"));
         let (answer, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
         let null = File::open("/dev/null").map_err(failed)?;
@@ -143,8 +166,14 @@ impl Supervise {
             args.extend(["--path".into(), path.into()]);
         }
         let child = spawn(None, || {
-            let fds = [socket.as_fd(), theirs.as_fd(), null.as_fd()];
-            match execute(&args, ids, &fds) {
+            let socket = way.socket();
+            if socket.is_err() {
+                // Nobody listens: that is an answer.
+                let _ = rustix::io::write(&theirs, &[probe::REFUSED]);
+                exit_now(0);
+            }
+            let done = socket.and_then(|s| execute(&args, ids, &[s.as_fd(), theirs.as_fd(), null.as_fd()]));
+            match done {
                 Ok(never) => match never {},
                 Err(_) => exit_now(71),
             }

@@ -1,6 +1,6 @@
 //! `shoal run`: tries a module here, behind the walls and limits that a device would put around it.
 //!
-//! A guard of its own over a temporary folder runs beside this process; nothing signed, no fleet, no network. Never here: how a
+//! A guard of its own over a temporary folder runs beside this process; nothing signed, no fleet. Never here: how a
 //! container is confined (that is the guard's).
 
 mod cache;
@@ -16,8 +16,9 @@ use private::Private;
 use shoal_image::{Capability, ModuleFacts, Overrides};
 use shoal_runtime::cri::config::{
     ContainerConfig, KeyValue, LinuxContainerConfig, LinuxContainerResources, Mount, PodSandboxConfig,
+    PortMapping,
 };
-use shoal_runtime::{ImageService, PAGES, PinnedImage, Seen};
+use shoal_runtime::{ImageService, NETWORK, PAGES, PinnedImage, Seen};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -47,7 +48,13 @@ pub(super) fn run(home: &Home, args: &Run) -> Result<()> {
         return Err(CliError::refused("kernel_unsupported", "--memory and --cpus need root")
             .hint("run it as root, or bound the module's own memory with --pages"));
     }
-    let private = Private::prepare(args.libexec.as_deref(), &config.mounts)?;
+    let network = network(args)?;
+    if network == "pod" && !is_root {
+        return Err(CliError::refused("kernel_unsupported", "a network of the module's own needs root")
+            .hint("run it as root, or use this machine's with --network host"));
+    }
+    let pod = sandbox(network, &args.publish)?;
+    let private = Private::prepare(args.libexec.as_deref(), &config.mounts, network)?;
     let images = ImageService::open(private.guard()).map_err(|e| failed("open a store", e))?;
     load(home, &images, &args.app)?;
     let overrides = Overrides {
@@ -61,13 +68,13 @@ pub(super) fn run(home: &Home, args: &Run) -> Result<()> {
         if !args.quiet {
             tell(args, facts, is_root);
         }
-        facts.check(false, args.pages.map(u64::from)).map_err(|e| image_error(&args.app, e))?;
+        facts.check(network != "none", args.pages.map(u64::from)).map_err(|e| image_error(&args.app, e))?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| CliError::failure("cannot start").because(e))?;
-    let ended = runtime.block_on(carry_out(private, &images, &image, &config, timeout));
+    let ended = runtime.block_on(carry_out(private, &images, &image, (&pod, &config), timeout));
     // A call to the guard that is still under way must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
     let code = match ended? {
@@ -96,6 +103,44 @@ fn failed(what: &str, e: shoal_runtime::Error) -> CliError {
 fn duration(text: &str) -> Result<Duration> {
     let seconds = quantity::seconds(text).map_err(|e| CliError::usage("--timeout").because(e))?;
     Ok(Duration::from_secs(seconds))
+}
+
+/// The network that the options ask for: ports of this machine lead into one of the module's own.
+fn network(args: &Run) -> Result<&str> {
+    match args.network.as_deref() {
+        Some(other) if other != "pod" && !args.publish.is_empty() => {
+            Err(CliError::usage(format!("--publish needs --network pod, not {other}")))
+        }
+        Some(network) => Ok(network),
+        None if args.publish.is_empty() => Ok("none"),
+        None => Ok("pod"),
+    }
+}
+
+/// The pod around it.
+fn sandbox(network: &str, publish: &[String]) -> Result<PodSandboxConfig> {
+    let mut pod = PodSandboxConfig { hostname: "app".to_owned(), ..PodSandboxConfig::default() };
+    pod.metadata.name.push_str("run");
+    pod.annotations.insert(NETWORK.to_owned(), network.to_owned());
+    for p in publish {
+        let (ports, protocol) = p.split_once('/').unwrap_or((p, "tcp"));
+        let number = |text: &str| text.parse::<u16>().ok().filter(|n| *n > 0).map(i32::from);
+        let numbers = ports.split_once(':').and_then(|(host, own)| Some((number(host)?, number(own)?)));
+        match (numbers, protocol) {
+            (Some((host_port, container_port)), "tcp" | "udp") => pod.port_mappings.push(PortMapping {
+                protocol: protocol.to_uppercase().into(),
+                container_port,
+                host_port,
+                ..PortMapping::default()
+            }),
+            _ => {
+                return Err(CliError::usage(format!(
+                    "--publish {p:?}: expected HOST:MODULE or HOST:MODULE/udp"
+                )));
+            }
+        }
+    }
+    Ok(pod)
 }
 
 /// The container that the options describe.
@@ -188,6 +233,17 @@ fn tell(args: &Run, facts: &ModuleFacts, is_root: bool) {
     for m in &args.mount {
         output::note(&format!("folder: {m}"));
     }
+    match args.network.as_deref() {
+        Some("host") => output::note("network: this machine's"),
+        Some("pod") => output::note("network: its own"),
+        None if !args.publish.is_empty() => {
+            output::note(&format!("network: its own, {}", args.publish.join(", ")));
+        }
+        _ if facts.capabilities.contains(&Capability::Sockets) => {
+            output::note("network: none; grant one with --publish or --network");
+        }
+        _ => {}
+    }
     if facts.capabilities.contains(&Capability::Files) && args.mount.is_empty() {
         output::note("files: only those of its own empty folder; grant one with --mount");
     }
@@ -204,7 +260,7 @@ async fn carry_out(
     mut private: Private,
     images: &ImageService,
     image: &PinnedImage,
-    config: &ContainerConfig,
+    config: (&PodSandboxConfig, &ContainerConfig),
     timeout: Option<Duration>,
 ) -> Result<End> {
     let no_signals = |e| CliError::failure("cannot listen for signals").because(e);
@@ -225,18 +281,16 @@ async fn run_in(
     private: &mut Private,
     images: &ImageService,
     image: &PinnedImage,
-    config: &ContainerConfig,
+    config: (&PodSandboxConfig, &ContainerConfig),
     timeout: Option<Duration>,
 ) -> Result<End> {
     cache::fill(private.layout(), &image.module.digest);
     private.start().await?;
     let service = private.service()?;
-    let mut pod = PodSandboxConfig { hostname: "app".to_owned(), ..PodSandboxConfig::default() };
-    pod.metadata.name.push_str("run");
-    let pod = service.run_pod_sandbox(&pod).await.map_err(|e| failed("make a pod", e))?;
+    let pod = service.run_pod_sandbox(config.0).await.map_err(|e| failed("make a pod", e))?;
     let open = |file: &shoal_image::FileEntry| std::fs::File::open(images.path_of(file)).map(OwnedFd::from);
     let id = service
-        .create_container(&pod, config, image, &open)
+        .create_container(&pod, config.1, image, &open)
         .await
         .map_err(|e| private.explain(failed("prepare the module", e)))?;
     cache::keep(private.layout(), &image.module.digest);

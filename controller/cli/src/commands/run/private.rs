@@ -48,7 +48,7 @@ fn libexec(given: Option<&Path>) -> Result<PathBuf> {
 
 impl Private {
     /// The folder with its policy, and the keeper; no guard yet.
-    pub(super) fn prepare(given: Option<&Path>, mounts: &[Mount]) -> Result<Self> {
+    pub(super) fn prepare(given: Option<&Path>, mounts: &[Mount], network: &str) -> Result<Self> {
         let libexec = libexec(given)?;
         let dir = tempfile::Builder::new()
             .prefix("shoal-run-")
@@ -63,15 +63,15 @@ impl Private {
         let _ = dir.keep();
         let layout = Layout::new(&root);
         let private = Self { root, layout, binary, libexec, guard: None, keeper: Some(keeper) };
-        private.write_policy(mounts)?;
+        private.write_policy(mounts, network)?;
         Ok(private)
     }
 
-    fn write_policy(&self, mounts: &[Mount]) -> Result<()> {
+    fn write_policy(&self, mounts: &[Mount], network: &str) -> Result<()> {
         let pid = std::process::id();
         let paths: Vec<String> = mounts.iter().map(|m| toml_text(&m.host_path)).collect();
         let text = format!(
-            "local_unsigned = true\nuid_base = {}\ncgroup_parent = \"shoal-run-{pid}\"\n[allow]\nhost_paths = [{}]\n",
+            "local_unsigned = true\nuid_base = {}\ncgroup_parent = \"shoal-run-{pid}\"\n[allow]\nhost_paths = [{}]\nnetwork = [\"{network}\"]\n",
             UIDS.0 + pid % UIDS.2 * UIDS.1,
             paths.join(", ")
         );

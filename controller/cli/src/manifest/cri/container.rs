@@ -3,9 +3,9 @@
 use super::super::reader::{Field, Findings, Object};
 use super::super::tree::Value;
 use super::super::{ContainerDraft, Draft, limits, pod};
-use super::{NO_LABELS_OF_KERNEL, NO_WINDOWS, OWN_FILTER, OWN_USER, annotations, security};
+use super::{NO_LABELS_OF_KERNEL, NO_WINDOWS, NODE, OWN_FILTER, OWN_USER, annotations, security};
 use shoal_protocol::ids::Name;
-use shoal_protocol::latest::{DeviceGrant, EnvVar, Mount, Volume, VolumeSource};
+use shoal_protocol::latest::{DeviceGrant, EnvVar, Mount, Network, Volume, VolumeSource};
 use shoal_protocol::text_map::TextMap;
 
 pub(super) fn read(field: &Field<'_>, f: &mut Findings, draft: &mut Draft) -> Option<ContainerDraft> {
@@ -56,7 +56,7 @@ pub(super) fn read(field: &Field<'_>, f: &mut Findings, draft: &mut Draft) -> Op
             }
         }
         if let Some(s) = l.get("security_context") {
-            container_security(&s, f, &mut c);
+            container_security(&s, f, &mut c, draft.pod.network);
         }
         l.finish(f);
     }
@@ -160,9 +160,18 @@ fn merge_labels(o: &mut Object<'_>, f: &mut Findings, draft: &mut Draft) {
     }
 }
 
-fn container_security(field: &Field<'_>, f: &mut Findings, c: &mut ContainerDraft) {
+fn container_security(field: &Field<'_>, f: &mut Findings, c: &mut ContainerDraft, network: Network) {
     let mut s = field.object(f);
-    security(&mut s, f);
+    match security(&mut s, f) {
+        Some(NODE) if network != Network::Host => field.problem(
+            f,
+            "namespace_options.network: a container's network is its pod's, which is not the device's (NODE)",
+        ),
+        Some(_) if network == Network::None => {
+            field.warn(f, "namespace_options.network: the pod has no network");
+        }
+        _ => {}
+    }
     c.readonly_rootfs = s.get("readonly_rootfs").and_then(|r| r.bool(f)).unwrap_or(false);
     if let Some(caps) = s.get("capabilities") {
         let mut k = caps.object(f);
