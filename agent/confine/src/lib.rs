@@ -54,7 +54,7 @@ pub struct Plan<'a> {
     pub others: Others,
     /// Where it stands in its own root.
     pub working_dir: &'a Path,
-    /// The walls of a container; absent for a job of the guard's own.
+    /// The walls of a container; absent for a job of the guard's own, which executes its program first.
     pub walls: Option<Walls<'a>>,
 }
 
@@ -147,12 +147,17 @@ pub fn enter(plan: &mut Plan<'_>) -> Result<(), StepError> {
     }
     set_no_new_privs(true).map_err(at("set no_new_privs"))?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let Some(walls) = &plan.walls else { return Ok(()) };
+    readback::identity(plan)?;
+    plan.walls.as_ref().map_or(Ok(()), raise)
+}
+
+/// The walls alone: the end of [`enter`], and what a trial does for itself once it was executed and has its engine loaded.
+pub fn raise(walls: &Walls<'_>) -> Result<(), StepError> {
     privileges::hide_memory().map_err(at("make the process undumpable"))?;
     // 7. Folders and ports, by Landlock as far as this kernel has it.
     folders::restrict(&walls.grants, walls.sockets)?;
-    // 8. All of it read back, while the calls for that are still allowed.
-    readback::check(plan, walls)?;
+    // 8. Read back, while the calls for that are still allowed.
+    readback::walls(walls)?;
     // 9. System calls, last of all.
     walls.filter.apply(walls.sockets != Sockets::None)
 }

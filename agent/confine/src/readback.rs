@@ -34,12 +34,17 @@ impl Namespaces {
     }
 }
 
-/// Compares what was asked for with what the kernel says.
-pub(crate) fn check(plan: &Plan<'_>, walls: &Walls<'_>) -> Result<(), StepError> {
-    let wrong = |what: &str| Err(StepError("read back its confinement", io::Error::other(what.to_owned())));
-    let failed = || at::<Errno>("read back its confinement");
+const STEP: &str = "read back its confinement";
+
+fn wrong(what: &str) -> Result<(), StepError> {
+    Err(StepError(STEP, io::Error::other(what.to_owned())))
+}
+
+/// Compares who it was to be, and within which limits, with what the kernel says.
+pub(crate) fn identity(plan: &Plan<'_>) -> Result<(), StepError> {
+    let failed = || at::<Errno>(STEP);
     if let Some((uid, gid)) = plan.ids {
-        let ids = process::all_ids().map_err(at("read back its confinement"))?;
+        let ids = process::all_ids().map_err(at(STEP))?;
         if ids != ([uid; 3], [gid; 3]) || !getgroups().map_err(failed())?.is_empty() {
             return wrong("uid, gid or groups are not as set");
         }
@@ -54,15 +59,20 @@ pub(crate) fn check(plan: &Plan<'_>, walls: &Walls<'_>) -> Result<(), StepError>
     if !no_new_privs().map_err(failed())? {
         return wrong("no_new_privs is not set");
     }
-    if dumpable_behavior().map_err(failed())? != DumpableBehavior::NotDumpable {
-        return wrong("the process can be dumped");
-    }
     for (resource, value) in &plan.limits {
         let found = getrlimit(*resource);
         let wanted = crate::rlimit(*value);
         if (found.current, found.maximum) != (wanted.current, wanted.maximum) {
             return wrong("a resource limit is not as set");
         }
+    }
+    Ok(())
+}
+
+/// Whether the walls stand.
+pub(crate) fn walls(walls: &Walls<'_>) -> Result<(), StepError> {
+    if dumpable_behavior().map_err(at::<Errno>(STEP))? != DumpableBehavior::NotDumpable {
+        return wrong("the process can be dumped");
     }
     let everything = walls.grants.iter().any(|g| g.path == "/");
     if process::landlock_version().is_some() && !everything && std::fs::read_dir("/").is_ok() {

@@ -325,3 +325,50 @@ fn c3_what_the_owner_forbids_is_refused_before_it_is_staged() {
     });
     assert_eq!(refused.refusal(), Some("policy_denied"));
 }
+
+#[test]
+fn c4_a_module_is_tried_behind_a_containers_walls() {
+    if needs_runner("c4_a_module_is_tried_behind_a_containers_walls") {
+        return;
+    }
+    let mut rig = Rig::with_policy("[compile]\ntest_seconds = 5\n");
+    // It hangs already in its start function, which runs as soon as it is put together.
+    let text = r#"(module (memory (export "memory") 1) (func $hang (loop $l (br $l))) (start $hang) (func (export "_start")))"#;
+    let module = wat::parse_str(text).unwrap();
+    let d = rig.pod(1, &module, |_| {});
+    let ticket = rig.fleet.roll_out(&rig.device, 1, &d);
+    let item = Id(d.template.containers[0].image.module.digest.0);
+    let mut s = rig.device.supervise();
+    wait_for("the ticket", || s.have(ticket).ok());
+    s.stage(ticket, item, shoal_ipc::sealed_memfd(&module).unwrap().as_fd()).unwrap();
+    s.compile(ticket, item).unwrap();
+    let of_job = |tree: &std::path::PathBuf| {
+        let all = std::fs::read_to_string(tree.join("compile-0/cgroup.procs")).unwrap_or_default();
+        all.lines().filter_map(|l| l.parse::<u32>().ok()).find(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().ends_with(b"trial\0")
+        })
+    };
+    let (pid, status) = wait_for("the trial's filter", || {
+        let pid = rig.device.groups().iter().find_map(of_job)?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        // The third filter is the one that seals its memory, right before the module's first instruction.
+        status.contains("Seccomp_filters:\t3\n").then_some((pid, status))
+    });
+    let field = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).unwrap().trim().to_owned();
+    assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2".to_owned(), "1".to_owned()));
+    assert_eq!(field("CapBnd:"), "0000000000000000");
+    assert_eq!(field("NSpid:").split_whitespace().last(), Some("1"), "it sees no other job of its user");
+    let memory = std::fs::metadata(format!("/proc/{pid}/mem")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&memory), 0, "its memory is not its own to open");
+    for stream in [1, 2] {
+        let to = std::fs::read_link(format!("/proc/{pid}/fd/{stream}")).unwrap();
+        assert_eq!(to, std::path::Path::new("/dev/null"), "it writes nothing into the guard's log");
+    }
+    loop {
+        match rig.events.next(SOON).unwrap() {
+            Event::CompileFailed { code, .. } => break assert_eq!(code, "time_limit"),
+            Event::Compiled { .. } => panic!("it hangs"),
+            _ => {}
+        }
+    }
+}

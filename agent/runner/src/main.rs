@@ -13,17 +13,18 @@ mod handover;
 mod pipeline;
 mod prove;
 mod run;
+mod trial;
 mod zygote;
 
 use compile::Output;
-use shoal_ipc::{CompileResult, EndRecord, ProofRecord};
+use shoal_ipc::{CompileResult, EndRecord, ProofRecord, Spec};
 use std::io::Write as _;
 
 const USAGE: &str = "shoal-runner is started by `shoal-guard supervise`, never by hand:
   shoal-runner zygote    descriptor 3: supervise, 4: a socket for the next one; forks containers (with the device's folder as argument)
   shoal-runner run       descriptor 3: what to run, 4: how it ended
   shoal-runner compile   descriptor 3: the module, 4: the result; writes out.so into the working directory
-  shoal-runner trial     as run, for a module's self-test
+  shoal-runner trial     as run, for a module's self-test, behind a container's walls
   shoal-runner strip     the same for the interpreter; writes out.wasm
   shoal-runner prove     descriptor 4: whether compiled and interpreted code agree; uses the working directory
   shoal-runner engine    one line that changes whenever compiled code must be made anew
@@ -40,8 +41,8 @@ fn main() {
             Ok(()) => 0,
             Err(e) => complain(&format!("the zygote ends: {e}"), 1),
         },
-        // A trial is told apart by what it is asked to call; its verb is for whoever looks at the processes.
-        Some("run" | "trial") => run_one(),
+        Some("run") => run_one(|spec| run::run(spec, || Ok(()))),
+        Some("trial") => run_one(trial::run),
         Some("compile") => compile_one(Output::Native),
         Some("strip") => compile_one(Output::Stripped),
         Some("prove") => prove(),
@@ -56,11 +57,11 @@ fn main() {
 }
 
 /// Runs a container; the exit code is the guest's as far as 8 bits carry it, the answer is exact.
-fn run_one() -> i32 {
+fn run_one(how: impl FnOnce(&Spec) -> EndRecord) -> i32 {
     let end = match handover::spec() {
         Ok(spec) => {
             engine::watch_log();
-            run::run(&spec, || Ok(()))
+            how(&spec)
         }
         Err(e) => return complain(&format!("cannot read what to run: {e}"), 2),
     };

@@ -4,7 +4,7 @@
 mod support;
 
 use shoal_ipc::{CompileResult, EndRecord, Entry};
-use support::{compile, run, spec, strip};
+use support::{compile, spec, strip, try_out};
 
 /// `_start` exits with 9, so that a trial that called it would show.
 const TESTED: &str = r#"(module
@@ -27,7 +27,7 @@ fn trial(interpreter: bool, self_test: Option<&str>) -> Option<EndRecord> {
     let mut spec = spec(&scratch.path().join(file));
     spec.interpreter = interpreter;
     spec.entry = Entry::Trial { self_test: self_test.map(str::to_owned) };
-    run(&spec).end
+    try_out(&spec).end
 }
 
 #[test]
@@ -54,6 +54,33 @@ fn the_interpreter_never_loads_native_code() {
     compile(&wat::parse_str(TESTED).unwrap(), scratch.path());
     let mut spec = spec(&scratch.path().join("out.so"));
     spec.interpreter = true;
-    let end = run(&spec).end;
+    let end = try_out(&spec).end;
     assert!(matches!(&end, Some(EndRecord::Refused { code, .. }) if code == "cache_changed"), "{end:?}");
+}
+
+/// What holds a container holds the first run of a module: a trial that wants a folder finds it closed, whatever it was told.
+#[test]
+fn c4_a_trial_reaches_nothing_but_its_code() {
+    let opens = r#"(module
+        (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 8) "secret")
+        (func (export "test") (result i32)
+            (call $open (i32.const 3) (i32.const 0) (i32.const 8) (i32.const 6) (i32.const 0)
+                (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 100)))
+        (func (export "_start")))"#;
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("secret"), "secret").unwrap();
+    let module = wat::parse_str(opens).unwrap();
+    assert!(matches!(compile(&module, scratch.path()), CompileResult::Done { .. }));
+    let mut spec = spec(&scratch.path().join("out.so"));
+    spec.entry = Entry::Trial { self_test: Some("test".to_owned()) };
+    // Supervise names no folder to a trial; if one were named, Landlock would still not know of it.
+    spec.preopens = vec![support::folder("/", &folder, true)];
+    let outside = support::run(&spec).end;
+    assert_eq!(outside, Some(EndRecord::Exit { code: 0 }), "the twin without walls opens it");
+    let behind = try_out(&spec).end;
+    assert_ne!(behind, Some(EndRecord::Exit { code: 0 }));
 }

@@ -97,8 +97,17 @@ pub(crate) fn folder(guest: &str, host: &Path, read_only: bool) -> Preopen {
 
 /// Runs what `spec` says.
 pub(crate) fn run(spec: &Spec) -> Ran {
+    run_as("run", spec)
+}
+
+/// The same behind a trial's walls.
+pub(crate) fn try_out(spec: &Spec) -> Ran {
+    run_as("trial", spec)
+}
+
+fn run_as(verb: &str, spec: &Spec) -> Ran {
     let task = sealed_memfd(&spec.encode()).unwrap();
-    let (output, area) = start(runner("run", "SHOAL_ENGINE_RUN"), &path_of(&task));
+    let (output, area) = start(runner(verb, "SHOAL_ENGINE_RUN"), &path_of(&task));
     Ran { end: EndRecord::from_area(&area), output }
 }
 

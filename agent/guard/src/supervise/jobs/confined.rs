@@ -3,7 +3,7 @@
 use super::super::cgroup::Group;
 use super::super::jail::{self, Plan};
 use super::super::policy::MAX_COMPILATIONS;
-use super::super::process::{Child, exit_now, spawn};
+use super::super::process::{Child, exit_now, spawn_in};
 use super::super::runner::Job as RunnerJob;
 use super::super::{Refused, Supervise, dirs, refuse};
 use super::failed;
@@ -83,7 +83,8 @@ pub(in super::super) fn group_name(parent: &str, slot: usize) -> String {
 }
 
 impl Supervise {
-    /// Starts the runner, confined as any container is but for a user of its own, and with nothing granted.
+    /// Starts the runner, confined as any container is but for a user of its own, and with nothing granted. A trial raises
+    /// Landlock and the filter of system calls by itself, between its engine and the module; what compiles has neither.
     pub(super) fn start_confined(&mut self, task: &Task<'_>) -> Result<(Child, Confined), Refused> {
         self.serial += 1;
         let scratch = self.layout.scratch().join(self.serial.to_string());
@@ -138,8 +139,11 @@ impl Supervise {
         let groups: std::io::Result<Vec<_>> =
             confined.group.iter().flat_map(Group::join_files).map(open).collect();
         let groups = groups.map_err(no_group)?;
-        let null = fs::File::open("/dev/null").map_err(failed("open /dev/null"))?;
+        let null = fs::File::options().read(true).write(true).open("/dev/null");
+        let null = null.map_err(failed("open /dev/null"))?;
+        // A trial runs what a guest is made of, and that has nothing to say in the guard's own log.
         let stderr = std::io::stderr();
+        let out = if task.job == RunnerJob::Trial { null.as_fd() } else { stderr.as_fd() };
         let jail = owner.map(|_| {
             let mut binds = self.runner.binds(task.job);
             let own = Bind::data(confined.work(), "/scratch", false);
@@ -171,12 +175,14 @@ impl Supervise {
                 (Resource::Fsize, CODE_MAX),
                 (Resource::Cpu, task.seconds.saturating_mul(4)),
             ],
-            fds: vec![null.as_fd(), stderr.as_fd(), stderr.as_fd(), task.what, task.answer.as_fd()],
+            fds: vec![null.as_fd(), out, out, task.what, task.answer.as_fd()],
             others: Others::CloseOnExec,
             working_dir: &working_dir,
             walls: None,
         };
-        let child = spawn(birth.as_ref().map(AsFd::as_fd), || {
+        // Jobs at one time have one user: each sees only itself.
+        let born = if jail.is_some() { UnshareFlags::NEWPID } else { UnshareFlags::empty() };
+        let child = spawn_in(birth.as_ref().map(AsFd::as_fd), born, || {
             let failed = jail::execute(&mut plan, &argv, &env);
             // The exit code tells as well.
             let _ = writeln!(std::io::stderr(), "compile: cannot {}: {}", failed.0, failed.1);
