@@ -4,7 +4,7 @@
 //! Group, root, user, capabilities and namespaces come from supervise, before this program was executed.
 
 use crate::{engine, run};
-use shoal_confine::{Filter, Grant, Walls, no_new_code, raise};
+use shoal_confine::{Filter, Grant, Sockets, Walls, no_new_code, raise};
 use shoal_ipc::{EndRecord, Spec};
 
 /// Raises the walls and runs what `spec` asks for.
@@ -23,7 +23,7 @@ fn behind_walls(spec: &Spec) -> Result<Filter, String> {
     let filter = Filter::new().map_err(|e| format!("cannot make the filter of system calls: {e}"))?;
     // A trial is granted its code and nothing else.
     let grants = vec![Grant { path: spec.code.clone(), write: false, code: true }];
-    let walls = Walls { grants, sockets: false, filter: &filter, host: None };
+    let walls = Walls { grants, sockets: Sockets::None, filter: &filter, host: None };
     raise(&walls).map_err(|e| format!("cannot {}: {}", e.0, e.1))?;
     Ok(filter)
 }
