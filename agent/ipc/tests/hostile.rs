@@ -2,10 +2,11 @@
 
 use proptest::prelude::*;
 use shoal_ipc::{
-    Applied, Cause, CompiledInfo, ContainerState, Digest, EndRecord, EnvVar, Error, FactEvent, HeldRevision,
-    HeldRole, Limits, MESSAGE_MAX, ModuleState, Msg, Network, PrepareStage, ProbeAction, ProbeKind, Restart,
-    StatsInfo, TICKET_MAX, Ticket, TicketContainer, TicketEntry, TicketFile, TicketMount, TicketPort,
-    TicketProbe, TicketVolume, TrustSummary, VolumeSource, decode, encode,
+    Applied, Cause, CompileResult, CompiledInfo, ContainerState, Digest, EndRecord, EnvVar, Error, FactEvent,
+    HeldRevision, HeldRole, Launch, Limits, MESSAGE_MAX, ModuleState, Msg, Network, PrepareStage,
+    ProbeAction, ProbeKind, ProofRecord, Restart, Spec, StatsInfo, TICKET_MAX, Ticket, TicketContainer,
+    TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, TrustSummary, VolumeSource,
+    decode, encode,
 };
 
 const D: Digest = Digest([7; 32]);
@@ -229,8 +230,11 @@ proptest! {
             prop_assert_eq!(msg.encode().unwrap(), framed);
         }
         if let Ok(t) = Ticket::decode(&bytes) {
-            prop_assert_eq!(t.encode(), bytes);
+            prop_assert_eq!(t.encode(), bytes.clone());
         }
+        // What a job or container leaves is read by supervise, whoever wrote it.
+        let _ = (EndRecord::from_area(&bytes), CompileResult::from_area(&bytes), ProofRecord::from_area(&bytes));
+        let _ = (Launch::decode(&bytes), Spec::decode(&bytes));
     }
 
     #[test]

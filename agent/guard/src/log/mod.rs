@@ -47,7 +47,7 @@ pub(crate) fn run(layout: &Layout) -> anyhow::Result<()> {
     let pair = inherited(PAIR_FD).context("log is started by supervise only")?;
     let listener = inherited(SOCKETS_FD).ok().map(Listener::from_fd);
     // Files are for this uid and, to read, for the agent's group.
-    rustix::process::umask(rustix::fs::Mode::RWXO);
+    rustix::process::umask(rustix::fs::Mode::RWXO | rustix::fs::Mode::WGRP);
     let mut log = Log {
         folder: layout.pod_logs(),
         supervise: Some(Connection::from_fd(pair)?),

@@ -49,7 +49,7 @@ impl Supervise {
         }
         for (id, peer) in &self.peers {
             // A peer that waits for an answer is still watched for its end (which poll always tells).
-            let mut flags = if peer.waiting { PollFlags::empty() } else { PollFlags::IN };
+            let mut flags = if peer.is_heard() { PollFlags::IN } else { PollFlags::empty() };
             if !peer.outbox.is_empty() {
                 flags |= PollFlags::OUT;
             }

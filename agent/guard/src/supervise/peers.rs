@@ -27,6 +27,14 @@ pub(super) struct Peer {
     pub(super) outbox: VecDeque<(Msg, Vec<OwnedFd>)>,
 }
 
+impl Peer {
+    /// Whether its next request is read: not before it has its answers, or one that asks and never reads would have this
+    /// process keep them all.
+    pub(super) fn is_heard(&self) -> bool {
+        !self.waiting && self.outbox.is_empty()
+    }
+}
+
 impl Supervise {
     /// Binds all named sockets; those of services are handed to them, and outlive them.
     pub(super) fn listen(&mut self) -> anyhow::Result<()> {
@@ -85,7 +93,7 @@ impl Supervise {
                 self.peers.remove(&id);
                 return;
             }
-            if peer.waiting {
+            if !peer.is_heard() {
                 // It was woken up for its outbox, or because it is gone.
                 if gone(&peer.connection) {
                     self.peers.remove(&id);

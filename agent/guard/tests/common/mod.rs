@@ -146,6 +146,10 @@ impl Device {
         wait_for("the guard", || SuperviseClient::connect_root(&self.layout).ok()?.status().ok());
     }
 
+    pub fn guard_pid(&self) -> u32 {
+        self.guard.as_ref().unwrap().id()
+    }
+
     /// As a power cut does it, to supervise alone.
     pub fn kill_supervise(&mut self) {
         let mut guard = self.guard.take().unwrap();
