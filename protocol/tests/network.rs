@@ -1,4 +1,4 @@
-//! A pod's network and its ports: each rule broken once, and the sound ones accepted.
+//! A pod's network, its ports and its devices: each rule broken once, and the sound ones accepted.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod common;
@@ -64,4 +64,37 @@ fn every_network_and_sound_ports_are_accepted() {
         change(&mut d);
         fleet.publish(&d).unwrap();
     }
+}
+
+fn device(host_path: &str, path: &str) -> DeviceGrant {
+    DeviceGrant { host_path: host_path.into(), path: path.into(), read_only: false }
+}
+
+#[test]
+fn s16_devices_that_make_no_sense_are_malformed_and_sound_ones_accepted() {
+    let mut fleet = Fleet::new();
+    let changes: [Change; 7] = [
+        |d| d.template.containers[0].devices = vec![device("/etc/passwd", "/dev/x")],
+        |d| d.template.containers[0].devices = vec![device("/dev/../etc/passwd", "/dev/x")],
+        |d| d.template.containers[0].devices = vec![device("/dev/ttyS0", "/port")],
+        |d| d.template.containers[0].devices = vec![device("/dev/ttyS0", "dev/x")],
+        |d| {
+            d.template.containers[0].devices =
+                vec![device("/dev/ttyS0", "/d/x"), device("/dev/ttyS1", "/d/x")];
+        },
+        |d| d.template.containers[0].devices = vec![device("/dev/ttyS0", "/app.wasm/x")],
+        |d| {
+            let one = |n| device("/dev/ttyS0", &format!("/dev/{n}"));
+            d.template.containers[0].devices = (0..17).map(one).collect();
+        },
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let mut d = fleet.deployment("app", 1);
+        change(&mut d);
+        assert_eq!(fleet.refused(&seal(&d, &[seed::DEPLOY]).0), Code::Malformed, "change {n}");
+    }
+    let mut d = fleet.deployment("app", 1);
+    d.template.containers[0].devices =
+        vec![device("/dev/serial/by-id/usb-0", "/dev/port"), device("/dev/ttyS1", "/dev/other")];
+    fleet.publish(&d).unwrap();
 }

@@ -1,6 +1,6 @@
 //! The plan of a container, from what supervise had launched. Whoever makes one gets all of its walls.
 
-use super::{Filter, Grant, Namespaces, Others, Plan, Sockets, StepError, Walls};
+use super::{Filter, Grant, Namespaces, Others, Plan, ROOTFS, Sockets, StepError, Walls};
 use rustix::process::Resource;
 use rustix::thread::UnshareFlags;
 use shoal_ipc::{Launch, NetworkPlace};
@@ -61,6 +61,13 @@ fn grants(launch: &Launch) -> Vec<Grant> {
         .iter()
         .map(|p| Grant { path: p.host.clone(), write: !p.read_only, code: false })
         .collect();
+    // A device is in the guest's `/` but may be written to where that may not.
+    let volumes = launch.jail.iter().filter_map(|j| j.rootfs.as_ref()).flat_map(|r| &r.volumes);
+    all.extend(volumes.filter(|v| v.device).map(|v| Grant {
+        path: format!("{ROOTFS}{}", v.target),
+        write: !v.read_only,
+        code: false,
+    }));
     all.push(Grant { path: spec.code.clone(), write: false, code: true });
     all
 }

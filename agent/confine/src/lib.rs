@@ -13,7 +13,7 @@ mod root;
 mod syscalls;
 
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, chdir, setrlimit, setsid};
+use rustix::process::{Resource, Rlimit, chdir, setpgid, setrlimit, setsid};
 use rustix::thread::{UnshareFlags, set_no_new_privs};
 use shoal_ipc::Jail;
 use std::fs;
@@ -115,9 +115,14 @@ pub fn enter(plan: &mut Plan<'_>) -> Result<(), StepError> {
     if let Some(wanted) = plan.oom_score_adj {
         oom_score_adj(wanted).map_err(at("set oom_score_adj"))?;
     }
-    // 2. A session of its own: no terminal, no signal meant for the parent; and those that the parent blocks and ignores
-    // do their work again, or a request to stop would wait for the kill.
-    setsid().map_err(at("start a session"))?;
+    // 2. A session or group of its own: no terminal, no signal meant for the parent; and those that the parent blocks and
+    // ignores do their work again, or a request to stop would wait for the kill. A container leads no session, or a serial
+    // port that it opens would become its terminal, and a byte on the wire its end; the zygote's session has none.
+    if plan.walls.is_some() {
+        setpgid(None, None).map_err(at("start a process group"))?;
+    } else {
+        setsid().map_err(at("start a session"))?;
+    }
     process::take_back_signals(plan.first).map_err(at("take back signals"))?;
     // 3. Namespaces and root. What is copied into the tmpfs from here on is charged to the groups. The group's namespace
     // begins at the groups that were joined above.

@@ -50,6 +50,7 @@ fn container(name: &str, module: &[u8]) -> TicketContainer {
         pre_stop: None,
         stdin: false,
         init: false,
+        devices: Vec::new(),
     }
 }
 

@@ -29,7 +29,7 @@ pub use runner::{
 };
 pub use ticket::{
     EnvVar, Limits, Network, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket, TicketContainer,
-    TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, VolumeSource,
+    TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, VolumeSource,
 };
 pub use types::{
     Applied, Cause, CompiledInfo, ContainerState, DeviceInfo, Digest, EnrollMaterial, FactEvent, FactList,

@@ -195,6 +195,17 @@ layout! {
         pub udp: bool,
     }
 
+    /// A character device in a container.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct TicketDevice {
+        /// On the device, `/dev/…`; its policy must allow it too.
+        pub host_path: String,
+        /// Absolute path in the container.
+        pub path: String,
+        /// Whether writing is refused.
+        pub read_only: bool,
+    }
+
     /// A volume in a container.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct TicketMount {
@@ -243,6 +254,8 @@ layout! {
         pub stdin: bool,
         /// Whether it must have exited 0 before those without this mark start.
         pub init: bool,
+        /// Character devices.
+        pub devices: Vec<TicketDevice>,
     }
 
     /// A permission; a newer one of the same id replaces it.

@@ -5,8 +5,8 @@ use shoal_ipc::{
     Applied, Cause, CompileResult, CompiledInfo, ContainerState, Digest, EndRecord, EnvVar, Error, FactEvent,
     HeldRevision, HeldRole, Launch, Limits, MESSAGE_MAX, ModuleState, Msg, Network, PrepareStage,
     ProbeAction, ProbeKind, ProofRecord, Restart, Spec, StatsInfo, TICKET_MAX, Ticket, TicketContainer,
-    TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, TrustSummary, VolumeSource,
-    decode, encode,
+    TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, TrustSummary,
+    VolumeSource, decode, encode,
 };
 
 const D: Digest = Digest([7; 32]);
@@ -135,6 +135,11 @@ fn ticket() -> Ticket {
             pre_stop: None,
             stdin: true,
             init: false,
+            devices: vec![TicketDevice {
+                host_path: "/dev/ttyS0".into(),
+                path: "/dev/port".into(),
+                read_only: true,
+            }],
         }],
         required_features: vec!["landlock".into()],
         network: Network::Pod,

@@ -204,7 +204,10 @@ fn container(c: &Container, modules: &BTreeMap<Digest, ModuleFacts>) -> Vec<(Str
     if c.stdin {
         out.push(("stdin".to_owned(), "open until it is asked to end".to_owned()));
     }
-    out.extend(c.devices.iter().map(|d| (format!("device.{}", d.path), d.host_path.clone())));
+    out.extend(c.devices.iter().map(|d| {
+        let mode = if d.read_only { "read only" } else { "read and write" };
+        (format!("device.{}", d.path), format!("{} of the device, {mode}", d.host_path))
+    }));
     out.extend(c.capabilities.iter().map(|k| (format!("capability.{k}"), "asked for".to_owned())));
     out
 }

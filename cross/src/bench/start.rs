@@ -162,6 +162,7 @@ impl Device {
             pre_stop: None,
             stdin: false,
             init: false,
+            devices: Vec::new(),
         };
         let id = Digest([number; 32]);
         let ticket = Ticket {

@@ -238,7 +238,7 @@ pub struct Hook {
     pub argv: Vec<String>,
 }
 
-/// A device node granted to a container (reserved).
+/// A character device granted to a container, to read and write; the device's policy must allow it too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceGrant {
     /// On the device, `/dev/…`.
@@ -284,7 +284,7 @@ pub struct Container {
     /// Nothing else is probed before it succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup_probe: Option<Probe>,
-    /// Device nodes (reserved).
+    /// Character devices, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceGrant>,
     /// Linux capabilities by name (reserved; a wasm guest has none).

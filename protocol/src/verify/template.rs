@@ -13,6 +13,7 @@ const MAX_CONTAINERS: usize = 16;
 const MAX_FILES: usize = 256;
 const MAX_VOLUMES: usize = 64;
 const MAX_PORTS: usize = 64;
+const MAX_DEVICES: usize = 16;
 const MAX_REQUIRES: usize = 16;
 const MAX_GRACE: u64 = 24 * 3600;
 const MAX_DEADLINE: u64 = 30 * 24 * 3600;
@@ -55,7 +56,6 @@ const RESERVED: &[Reserved] = &[
             .iter()
             .any(|v| matches!(v.source, VolumeSource::Persistent { size_limit: Some(_) }))
     }),
-    ("devices", |d| any(d, |c| !c.devices.is_empty())),
     ("capabilities", |d| any(d, |c| !c.capabilities.is_empty())),
     ("a ramp", |d| d.rollout.ramp.is_some()),
     ("download windows", |d| !d.rollout.download_windows.is_empty()),
@@ -220,6 +220,7 @@ fn check_ports(form: &Form<'_>, pod: &PodTemplate) -> Result<(), Refusal> {
 fn check_container(form: &Form<'_>, c: &Container) -> Result<(), Refusal> {
     let name = &c.name;
     check_image(form, c, &c.image)?;
+    check_devices(form, c)?;
     let no_nul = |s: &String| !s.contains('\0');
     form.need(!c.argv.is_empty() && c.argv.iter().all(no_nul), || {
         format!("container {name}: the argument vector is empty or holds a NUL")
@@ -252,6 +253,32 @@ fn check_container(form: &Form<'_>, c: &Container) -> Result<(), Refusal> {
         format!("container {name}: a self-test's name has 1 to {MAX_EXPORT} bytes and no NUL")
     })?;
     check_resources(form, name.as_str(), &c.resources)
+}
+
+/// Character devices only; which of them are there is each device's to say.
+fn check_devices(form: &Form<'_>, c: &Container) -> Result<(), Refusal> {
+    let name = &c.name;
+    form.need(c.devices.len() <= MAX_DEVICES, || {
+        format!("container {name}: more than {MAX_DEVICES} device nodes")
+    })?;
+    for d in &c.devices {
+        form.need(is_path(&d.host_path) && d.host_path.starts_with("/dev/"), || {
+            format!("container {name}: {:?} is no normalised path below /dev", d.host_path)
+        })?;
+        let meets = |other: &String| is_below(other, &d.path) || is_below(&d.path, other);
+        let files = c.image.files.iter().chain([&c.image.module]).map(|f| &f.path);
+        let taken = c.mounts.iter().map(|m| &m.path).chain(files).any(meets);
+        // Itself is one of them.
+        let twice = c.devices.iter().filter(|o| meets(&o.path)).count() > 1;
+        let in_folder = is_path(&d.path) && d.path.matches('/').count() > 1;
+        form.need(in_folder && !taken && !twice, || {
+            format!(
+                "container {name}: the device's place {:?} is no path in a folder, or something else is there",
+                d.path
+            )
+        })?;
+    }
+    Ok(())
 }
 
 fn check_image(form: &Form<'_>, c: &Container, image: &Image) -> Result<(), Refusal> {

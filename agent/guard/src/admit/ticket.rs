@@ -2,7 +2,8 @@
 
 use shoal_ipc::{
     Digest, EnvVar, Limits, Network, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket, TicketContainer,
-    TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, VERSION, VolumeSource,
+    TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, VERSION,
+    VolumeSource,
 };
 use shoal_protocol::ids::Digest as Identity;
 use shoal_protocol::refusal::{Code, Refusal};
@@ -107,6 +108,10 @@ fn hook(h: &v1::Hook) -> TicketEntry {
     entry(&h.module, &h.argv)
 }
 
+fn device(d: &v1::DeviceGrant) -> TicketDevice {
+    TicketDevice { host_path: d.host_path.clone(), path: d.path.clone(), read_only: d.read_only }
+}
+
 fn port(p: &v1::PortMapping) -> TicketPort {
     TicketPort { container_port: number(p.container_port, 0), host_port: number(p.host_port, 0), udp: p.udp }
 }
@@ -200,5 +205,6 @@ fn container(d: &Deployment, c: &v1::Container, init: bool) -> Result<TicketCont
         pre_stop: c.pre_stop.as_ref().map(hook),
         stdin: c.stdin,
         init,
+        devices: c.devices.iter().map(device).collect(),
     })
 }

@@ -4,6 +4,7 @@
 //! Never here: a word from the agent's uid (see `table.rs`), or anything that the policy forbids a signed pod.
 
 use super::container::Key;
+use super::devices::is_device_path;
 use super::dirs::{sync_folder_of, write_durably};
 use super::policy::{Policy, is_plain_absolute};
 use super::start::pod_group;
@@ -73,6 +74,12 @@ fn check(ticket: &Ticket) -> Result<(), String> {
         }
         if let Some(m) = c.mounts.iter().find(|m| usize::from(m.volume) >= ticket.volumes.len()) {
             return say("the mount", &m.path);
+        }
+        if let Some(d) = c.devices.iter().find(|d| {
+            let in_folder = is_plain_absolute(&d.path) && d.path.matches('/').count() > 1;
+            !is_device_path(&d.host_path) || !in_folder
+        }) {
+            return say("the device", &d.host_path);
         }
         if c.env.iter().any(|e| e.name.is_empty() || e.name.contains('=')) {
             return Err("an environment variable without a proper name".to_owned());
@@ -221,7 +228,9 @@ impl Supervise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_ipc::{Limits, Restart, TicketContainer, TicketFile, TicketMount, TicketVolume, VolumeSource};
+    use shoal_ipc::{
+        Limits, Restart, TicketContainer, TicketDevice, TicketFile, TicketMount, TicketVolume, VolumeSource,
+    };
 
     fn ticket() -> Ticket {
         let module = TicketFile { path: "/a.wasm".into(), size: 1, mode: 0o644, digest: Digest([1; 32]) };
@@ -257,6 +266,7 @@ mod tests {
                 pre_stop: None,
                 stdin: false,
                 init: false,
+                devices: Vec::new(),
             }],
             required_features: vec![],
             network: Network::None,
@@ -307,6 +317,22 @@ mod tests {
         assert_eq!(code(&ticket(), &with("\"host\"")), "ok", "none asks for nothing");
         assert_eq!(code(&asks(Network::Host, &[80]), &with("\"host\"")), "malformed");
         assert_eq!(code(&asks(Network::Pod, &[0]), &with("\"pod\"")), "malformed");
+    }
+
+    #[test]
+    fn c3_devices_need_the_owners_word() {
+        let device =
+            |path: &str| TicketDevice { host_path: path.into(), path: "/dev/x".into(), read_only: false };
+        let with = |path: &str| {
+            let mut t = ticket();
+            t.containers[0].devices = vec![device(path)];
+            t
+        };
+        let on = format!("{ON}\ndevices = [\"/dev/ttyS0\"]");
+        assert_eq!(code(&with("/dev/ttyS0"), ON), "policy_denied");
+        assert_eq!(code(&with("/dev/ttyS0"), &on), "ok");
+        assert_eq!(code(&with("/dev/ttyS1"), &on), "policy_denied");
+        assert_eq!(code(&with("/dev/../etc/shadow"), &on), "malformed");
     }
 
     #[test]

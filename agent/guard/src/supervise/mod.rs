@@ -10,6 +10,7 @@ mod cause;
 mod cgroup;
 mod container;
 mod copy;
+mod devices;
 mod dirs;
 mod ends;
 mod entries;

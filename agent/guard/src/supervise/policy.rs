@@ -1,5 +1,6 @@
 //! The device's own policy: what its owner allows, whatever is signed.
 
+use super::devices::is_device_path;
 use serde::Deserialize;
 use shoal_ipc::{Limits, Network, Ticket, VolumeSource};
 use std::path::{Component, Path};
@@ -199,6 +200,11 @@ impl Policy {
                 return Err(bad("allow.host_paths", path, "absolute path without . and .."));
             }
         }
+        for path in &policy.allow.devices {
+            if !is_device_path(path) {
+                return Err(bad("allow.devices", path, "path below /dev without . and .."));
+            }
+        }
         for network in &policy.allow.network {
             if !["none", "pod", "host"].contains(&network.as_str()) {
                 return Err(bad("allow.network", network, "network (none, pod or host)"));
@@ -296,6 +302,12 @@ impl Policy {
                 return Some(format!("the folder {path} is not below any of allow.host_paths"));
             }
         }
+        let devices = ticket.containers.iter().flat_map(|c| &c.devices);
+        for device in devices.map(|d| &d.host_path) {
+            if !self.allow.devices.contains(device) {
+                return Some(format!("the device {device} is not in allow.devices"));
+            }
+        }
         let bound = self.limits.memory.as_deref().and_then(|m| bytes("limits.memory", m).ok())?;
         let own = ticket.limits.memory;
         let sum = ticket.containers.iter().try_fold(0_u64, |a, c| Some(a.saturating_add(c.limits.memory?)));
@@ -359,6 +371,8 @@ mod tests {
             "[allow]\nnetwork = [\"bridge\"]",
             "[network]\nplugins = [\"cni\"]",
             "[network]\nseconds = 0",
+            "[allow]\ndevices = [\"/etc/passwd\"]",
+            "[allow]\ndevices = [\"/dev/../etc/passwd\"]",
             "[allow]\nhost_paths = [\"srv\"]",
         ] {
             assert!(Policy::parse(bad).is_err(), "{bad}");

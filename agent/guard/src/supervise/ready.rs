@@ -145,6 +145,7 @@ mod tests {
             pre_stop: None,
             stdin: false,
             init: false,
+            devices: Vec::new(),
         }
     }
 

@@ -6,7 +6,7 @@ use super::entries::{first_unfinished, is_entry, place_of};
 use super::hooks::open_stdin;
 use super::network::ports::listened;
 use super::record::{Record, boot_id};
-use super::{Refused, Supervise, cgroup, dirs, refuse, volumes};
+use super::{Refused, Supervise, cgroup, devices, dirs, refuse, volumes};
 use crate::clock;
 use rustix::pipe::{PipeFlags, pipe_with};
 use shoal_confine::{ROOTFS, plain_root};
@@ -123,8 +123,9 @@ impl Supervise {
             }
             None => None,
         };
-        let mounts = volumes::prepare(&self.layout, ticket, container, uid)
+        let mut mounts = volumes::prepare(&self.layout, ticket, container, uid)
             .map_err(|e| refuse(e.code, e.to_string()))?;
+        mounts.extend(devices::prepare(&self.layout, ticket, container, key.1, uid)?);
         let record = Record {
             state: ContainerState {
                 ticket: ticket.id,
@@ -273,10 +274,17 @@ impl Supervise {
         let show = |p: &Path| p.to_string_lossy().into_owned();
         let mut preopens =
             vec![Preopen { guest: "/".into(), host: show(&root), read_only: container.readonly_rootfs }];
-        for m in &mounts {
+        // Devices are found in `/`: only folders can be opened for a guest.
+        for m in mounts.iter().filter(|m| !m.device) {
             let inner = root.join(m.target.trim_start_matches('/'));
             let host = if confined { show(&inner) } else { m.source.clone() };
             preopens.push(Preopen { guest: m.target.clone(), host, read_only: m.read_only });
+        }
+        if container.readonly_rootfs {
+            preopens.extend(devices::writable_folders(container).into_iter().map(|guest| {
+                let host = show(&root.join(guest.trim_start_matches('/')));
+                Preopen { guest, host, read_only: false }
+            }));
         }
         let spec = Spec {
             version: VERSION,

@@ -105,7 +105,7 @@ fn in_memory(folder: &Path, size: u64, owner: Option<(u32, u32)>) -> io::Result<
     Ok(())
 }
 
-fn is_mount(folder: &Path) -> io::Result<bool> {
+pub(crate) fn is_mount(folder: &Path) -> io::Result<bool> {
     let parent = folder.parent().unwrap_or(folder);
     Ok(fs::metadata(folder)?.dev() != fs::metadata(parent)?.dev())
 }

@@ -316,6 +316,9 @@ pub fn container_notes(config: &ContainerConfig) -> Vec<String> {
         if !config.log_path.is_empty() {
             say("log_path", "ignored: logs are kept below the device's own folder, with a quota");
         }
+        if config.devices.iter().any(|d| d.permissions.contains('m')) {
+            say("devices.permissions", "m (mknod) is never granted");
+        }
         if config.tty {
             say("tty", "ignored: a container has no terminal");
         }

@@ -1,14 +1,14 @@
 //! From CRI's configurations to an unsigned ticket. Pure; whether it is allowed is supervise's to say.
 
 use crate::cri::config::{
-    ContainerConfig, LinuxContainerResources, PodSandboxConfig, PortMapping, SecurityContext,
+    ContainerConfig, Device, LinuxContainerResources, PodSandboxConfig, PortMapping, SecurityContext,
 };
 use crate::error::{Error, Result};
 use crate::named::PinnedImage;
 use serde_json::Value;
 use shoal_ipc::{
-    Digest, EnvVar, Limits, Network, Restart, TICKET_MAX, Ticket, TicketContainer, TicketFile, TicketMount,
-    TicketPort, TicketVolume, VERSION, VolumeSource,
+    Digest, EnvVar, Limits, Network, Restart, TICKET_MAX, Ticket, TicketContainer, TicketDevice, TicketFile,
+    TicketMount, TicketPort, TicketVolume, VERSION, VolumeSource,
 };
 
 /// Seconds between the request to stop and the kill, when nobody says how many.
@@ -154,6 +154,13 @@ pub(super) fn container_name(config: &ContainerConfig) -> String {
     }
 }
 
+/// Without permissions it is one to read and write; making nodes (`m`) is never granted.
+fn device(d: &Device) -> TicketDevice {
+    let path = filled(&d.container_path).unwrap_or_else(|| d.host_path.clone());
+    let read_only = !d.permissions.is_empty() && !d.permissions.contains('w');
+    TicketDevice { host_path: d.host_path.clone(), path, read_only }
+}
+
 /// Puts a container into its pod's ticket, at `index`.
 pub(super) fn add(
     ticket: &mut Ticket,
@@ -163,9 +170,6 @@ pub(super) fn add(
 ) -> Result<()> {
     if config.metadata.name.is_empty() {
         return Err(bad("metadata.name: a container needs a name"));
-    }
-    if !config.devices.is_empty() {
-        return Err(bad("devices: no device nodes are granted to local containers"));
     }
     let linux = config.linux.as_ref();
     let security = linux.and_then(|l| l.security_context.as_ref());
@@ -222,6 +226,7 @@ pub(super) fn add(
         pre_stop: None,
         stdin: config.stdin,
         init: false,
+        devices: config.devices.iter().map(device).collect(),
     };
     match ticket.containers.get_mut(index) {
         Some(place) => *place = container,
@@ -292,11 +297,6 @@ mod tests {
     fn what_would_widen_a_pod_is_refused() {
         let (mut pod_config, mut config) = tutorial();
         let mut t = pod(Digest([1; 32]), &pod_config).unwrap();
-        config
-            .devices
-            .push(crate::cri::config::Device { host_path: "/dev/sda".into(), ..Default::default() });
-        assert_eq!(add(&mut t, 0, &config, &image()).unwrap_err().code(), "unsupported_value");
-        config.devices.clear();
         let context = config.linux.as_mut().and_then(|l| l.security_context.as_mut());
         context.and_then(|s| s.namespace_options.as_mut()).unwrap().network = NODE;
         assert_eq!(add(&mut t, 0, &config, &image()).unwrap_err().code(), "unsupported_value");
@@ -333,6 +333,23 @@ mod tests {
         let annotated = |c: &mut PodSandboxConfig| drop(c.annotations.insert(NETWORK.into(), "pod".into()));
         assert_eq!(asked(annotated).unwrap().0, Network::Pod);
         assert!(asked(|c| drop(c.annotations.insert(NETWORK.into(), "all".into()))).is_err());
+    }
+
+    #[test]
+    fn devices_are_asked_for_as_cri_says() {
+        let (pod_config, mut config) = tutorial();
+        let mut t = pod(Digest([1; 32]), &pod_config).unwrap();
+        let device = |container: &str, permissions: &str| Device {
+            host_path: "/dev/ttyS0".into(),
+            container_path: container.into(),
+            permissions: permissions.into(),
+            ..Default::default()
+        };
+        config.devices = vec![device("", ""), device("/dev/a", "rw"), device("/dev/b", "r")];
+        add(&mut t, 0, &config, &image()).unwrap();
+        let found: Vec<(&str, bool)> =
+            t.containers[0].devices.iter().map(|d| (d.path.as_str(), d.read_only)).collect();
+        assert_eq!(found, [("/dev/ttyS0", false), ("/dev/a", false), ("/dev/b", true)]);
     }
 
     #[test]

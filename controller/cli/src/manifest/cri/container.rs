@@ -139,7 +139,8 @@ fn device(field: &Field<'_>, f: &mut Findings) -> Option<DeviceGrant> {
     if permissions.contains('m') {
         field.warn(f, "the permission m (mknod) is never granted");
     }
-    Some(DeviceGrant { host_path: host_path?, path: path?, read_only: !permissions.contains('w') })
+    let read_only = !permissions.is_empty() && !permissions.contains('w');
+    Some(DeviceGrant { host_path: host_path?, path: path?, read_only })
 }
 
 /// A pod has one set of labels; the container's join the sandbox's, which win.
