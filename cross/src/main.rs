@@ -5,6 +5,7 @@ mod apt;
 mod arch;
 mod assemble;
 mod bench;
+mod conformance;
 mod demo;
 mod engine;
 mod fetch;
@@ -34,6 +35,7 @@ enum Task {
     Demo(demo::Args),
     Test(test::Args),
     Bench(bench::Args),
+    Conformance(conformance::Args),
     Guests(guests::Args),
     Setup(tools::Args),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::main(&args),
         Task::Test(args) => test::main(&args).map(success),
         Task::Bench(args) => bench::main(&args).map(success),
+        Task::Conformance(args) => conformance::main(&args).map(success),
         Task::Guests(args) => guests::main(&args).map(success),
         Task::Setup(args) => tools::main(&args).map(success),
     };

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must hold before code lands, in one order, with one count at the end.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use crate::arch::Arch;
 use crate::assemble::assemble;
 use crate::engine::{self, Profile};
 use crate::guests;
-use crate::{network, output, paths, process, tools};
+use crate::{conformance, network, output, paths, process, tools};
 
 /// Install what tests need, then run formatting, lints, dependency rules, docs, unit, property and end-to-end tests.
 ///
@@ -79,6 +80,10 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         lab.env("SHOAL_FULL", "1");
     }
     run_tests(&mut lab, &mut count)?;
+    if args.only.is_none() {
+        stage("test programs of WASI preview 1", began);
+        conformance(&bins, args.full, &mut count)?;
+    }
 
     for name in &count.skipped {
         output::warn(&format!("skipped: {name}"));
@@ -96,6 +101,18 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     if count.failed > 0 {
         bail!("{} of the checks and tests failed", count.failed);
     }
+    Ok(())
+}
+
+/// The public test programs as containers: a part of them, or all.
+fn conformance(bins: &Path, full: bool, count: &mut Count) -> Result<()> {
+    if !shoal_lab::is_root() {
+        count.skipped.push("the test programs of WASI preview 1: need root".to_owned());
+        return Ok(());
+    }
+    let found = conformance::run(bins, !full, None, false)?;
+    count.passed += found.passed;
+    count.failed += found.failed;
     Ok(())
 }
 

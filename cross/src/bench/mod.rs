@@ -3,7 +3,7 @@
 mod compile;
 mod cpu;
 mod engine_job;
-mod start;
+pub(crate) mod start;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

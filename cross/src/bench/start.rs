@@ -96,15 +96,20 @@ impl Figures {
 }
 
 /// A guard of its own, with pods that uid 0 brings.
-struct Device {
+pub(crate) struct Device {
     dir: tempfile::TempDir,
-    layout: Layout,
+    pub(crate) layout: Layout,
     guard: Child,
     group: String,
 }
 
 impl Device {
     fn start(bins: &Path) -> Result<Self> {
+        Self::start_with(bins, "")
+    }
+
+    /// With these lines at the end of its policy.
+    pub(crate) fn start_with(bins: &Path, more: &str) -> Result<Self> {
         let dir = tempfile::tempdir().context("make a folder")?;
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let layout = Layout::new(dir.path());
@@ -113,7 +118,7 @@ impl Device {
         fs::write(
             layout.policy(),
             format!(
-                "uid_base = 61000\ncgroup_parent = \"{group}\"\nlocal_unsigned = true\n[limits]\nmemory = \"4Gi\"\n"
+                "uid_base = 61000\ncgroup_parent = \"{group}\"\nlocal_unsigned = true\n[limits]\nmemory = \"4Gi\"\n{more}"
             ),
         )?;
         let mut command = Command::new(bins.join("shoal-guard"));
@@ -130,7 +135,7 @@ impl Device {
         Ok(device)
     }
 
-    fn root(&self) -> Result<SuperviseClient> {
+    pub(crate) fn root(&self) -> Result<SuperviseClient> {
         SuperviseClient::connect_root(&self.layout).context("reach supervise")
     }
 
@@ -195,7 +200,7 @@ impl Device {
         }
     }
 
-    fn stop(mut self, bins: &Path) -> Result<()> {
+    pub(crate) fn stop(mut self, bins: &Path) -> Result<()> {
         let mut command = Command::new(bins.join("shoal-guard"));
         process::run(command.arg("stop-all").arg("--root").arg(self.dir.path()).stderr(Stdio::null()))?;
         self.guard.wait().context("wait for the guard")?;

@@ -238,7 +238,8 @@ impl Supervise {
         let stdin = if open {
             open_stdin().map_err(io_refusal("make its standard input"))?
         } else {
-            fs::File::open("/dev/null").map_err(io_refusal("open /dev/null"))?.into()
+            // Nothing will ever come, as with /dev/null; but a guest may wait on it, which the kernel refuses for that.
+            pipe_with(PipeFlags::CLOEXEC).map_err(|e| io_refusal("make pipes")(e.into()))?.0
         };
         if is_entry(key) {
             let (out, err) = self.entry_output(key).map_err(io_refusal("open its outputs"))?;
