@@ -53,6 +53,7 @@ fn ticket(number: usize, case: &Case, interpreter: bool) -> Ticket {
         pre_stop: None,
         stdin: false,
         init: false,
+        devices: Vec::new(),
     };
     Ticket {
         version: VERSION,
