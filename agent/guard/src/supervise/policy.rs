@@ -29,6 +29,8 @@ pub(crate) struct Policy {
     pub(crate) logs: Logs,
     /// The most that a pod may ask for.
     pub(crate) limits: Bounds,
+    /// The process that forks containers.
+    pub(crate) zygote: Zygote,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -125,6 +127,19 @@ impl Default for Logs {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Zygote {
+    /// It is renewed after so many, since all that it forks have one address layout.
+    pub(crate) containers: u32,
+}
+
+impl Default for Zygote {
+    fn default() -> Self {
+        Self { containers: 4096 }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Bounds {
@@ -187,6 +202,10 @@ impl Policy {
             if !(1..=86_400).contains(&seconds) {
                 return Err(bad(field, &seconds.to_string(), "number of seconds from 1 to a day"));
             }
+        }
+        let containers = policy.zygote.containers;
+        if !(1..=1_000_000).contains(&containers) {
+            return Err(bad("zygote.containers", &containers.to_string(), "number from 1 to a million"));
         }
         if let Some(m) = &policy.limits.memory {
             bytes("limits.memory", m)?;
@@ -363,6 +382,7 @@ mod tests {
             "[compile]\njobs = 0",
             "[compile]\njobs = 9",
             "[compile]\nseconds = 0",
+            "[zygote]\ncontainers = 0",
             "[cache]\nmax_size = \"lots\"",
             "cgroup_parent = \"../x\"",
             "[uids]\nagent = 61100",

@@ -23,10 +23,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A zygote is renewed after this long, at the next start; a timer would wake an idle device.
+/// A zygote is renewed after this long, or after as many containers as the policy says, at the next start; a timer would wake an idle device.
 const RENEW_AFTER: Duration = Duration::from_hours(6);
-/// Or after this many containers.
-const RENEW_AT: u32 = 4096;
 /// How long a zygote that was found again may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -132,7 +130,7 @@ impl Supervise {
     fn zygote(&mut self) -> Result<u64, Refused> {
         if let Some(n) = self.zygotes.current
             && let Some(z) = self.zygotes.all.get(&n)
-            && (z.forked >= RENEW_AT
+            && (z.forked >= self.policy.zygote.containers
                 || z.since.elapsed() >= RENEW_AFTER
                 || z.identity != self.runner.identity())
         {

@@ -87,6 +87,8 @@ pub struct Device {
     pub group: String,
     /// The engine's folder, instead of the one beside the binaries.
     pub engine: Option<PathBuf>,
+    /// Seen by the guard in place of `/proc/cpuinfo`.
+    pub cpuinfo: Option<PathBuf>,
     guard: Option<Child>,
     libexec: Option<PathBuf>,
 }
@@ -126,11 +128,20 @@ impl Device {
         std::fs::create_dir_all(layout.policy().parent().unwrap()).unwrap();
         let policy = format!("uid_base = {AGENT}\ncgroup_parent = \"{group}\"\n{more}\n");
         std::fs::write(layout.policy(), policy).unwrap();
-        Self { dir, layout, group, engine: None, guard: None, libexec: None }
+        Self { dir, layout, group, engine: None, cpuinfo: None, guard: None, libexec: None }
     }
 
     fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shoal-guard"));
+        let guard = env!("CARGO_BIN_EXE_shoal-guard");
+        let mut command = match &self.cpuinfo {
+            None => Command::new(guard),
+            Some(file) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", r#"mount --bind "$0" /proc/cpuinfo && exec "$@""#]);
+                command.arg(file).arg(guard);
+                command
+            }
+        };
         command.arg(verb).arg("--root").arg(self.dir.path());
         if let Some(libexec) = &self.libexec {
             command.env("SHOAL_LIBEXEC", libexec);
