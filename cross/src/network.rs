@@ -57,7 +57,7 @@ impl Tools {
         let before = std::env::var_os("PATH").unwrap_or_default();
         let all = std::iter::once(self.dir.join("bin")).chain(std::env::split_paths(&before));
         let path = std::env::join_paths(all).context("the target folder's path holds a colon")?;
-        Ok([("PATH", path), ("SHOAL_CNI_PLUGINS", self.plugins().into())])
+        Ok([("PATH", path), ("CNI_PATH", self.plugins().into())])
     }
 }
 

@@ -63,9 +63,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         stage("unit, property and integration tests", began);
         let mut tests = cargo(&["test", "--no-fail-fast", "--workspace"]);
         tests.args(["--exclude", "shoal-lab", "--exclude", "shoal-runner"]).env("SHOAL_LIBEXEC", &bins);
-        if let Some(network) = network::Tools::ensure()? {
-            tests.envs(network.env()?);
-        }
+        tests.envs(network_env()?);
         run_tests(&mut tests, &mut count)?;
         stage("the engine's runner", began);
         let mut runner =
@@ -76,6 +74,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     // One at a time: each is a whole fleet, and there may be two cores.
     let mut lab = cargo(&["test", "--no-fail-fast", "-p", "shoal-lab", "--"]);
     lab.args(["--test-threads", "1"]).args(&args.only).env("SHOAL_LAB_BIN", &bins);
+    lab.envs(network_env()?);
     if args.full {
         lab.env("SHOAL_FULL", "1");
     }
@@ -114,6 +113,11 @@ fn conformance(bins: &Path, full: bool, count: &mut Count) -> Result<()> {
     count.passed += found.passed;
     count.failed += found.failed;
     Ok(())
+}
+
+/// Where tests of networks find what they start.
+fn network_env() -> Result<Vec<(&'static str, std::ffi::OsString)>> {
+    network::Tools::ensure()?.map_or(Ok(Vec::new()), |tools| Ok(tools.env()?.into()))
 }
 
 /// Advisories need a database from the network; where it cannot be had the check is skipped, and counted as that.

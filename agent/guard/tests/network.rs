@@ -145,7 +145,7 @@ struct World {
 
 /// Where the plugins are: those of the test's own run, or the host's.
 fn plugins() -> Option<PathBuf> {
-    let given = std::env::var_os("SHOAL_CNI_PLUGINS").map(PathBuf::from);
+    let given = std::env::var_os("CNI_PATH").map(PathBuf::from);
     [given, Some("/usr/lib/cni".into()), Some("/opt/cni/bin".into())]
         .into_iter()
         .flatten()

@@ -115,6 +115,7 @@ fn c5_what_only_others_may_say_is_refused_also_with_a_good_ticket() {
         (Msg::Stream { id: 1 }, 2),
         (Msg::ListEnd {}, 0),
         (Msg::StartAttached { ticket, container: 0, attempt: 9 }, 0),
+        (Msg::Feed { ticket, container: 0 }, 1),
         (Msg::RemoveContainer { ticket, container: 0 }, 0),
         (Msg::Status {}, 0),
         (Msg::Shutdown {}, 0),

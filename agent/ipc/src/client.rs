@@ -314,6 +314,11 @@ impl SuperviseClient {
         }
     }
 
+    /// Gives the next attached start of a container its standard input; uid 0 only.
+    pub fn feed(&mut self, ticket: Digest, container: u16, input: BorrowedFd<'_>) -> Result<(), Error> {
+        done(&self.0.call(&Msg::Feed { ticket, container }, &[input], SOON)?)
+    }
+
     /// Forgets a container of an unsigned ticket, which does not run; uid 0 only.
     pub fn remove_container(&mut self, ticket: Digest, container: u16) -> Result<(), Error> {
         done(&self.0.call(&Msg::RemoveContainer { ticket, container }, &[], SOON)?)

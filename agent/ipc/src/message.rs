@@ -345,6 +345,13 @@ messages! {
         /// Index in the ticket.
         container: u16,
     }
+    /// uid 0 → supervise: what the next attached start of this container reads as its standard input.
+    Feed = 117, 1 {
+        /// The ticket.
+        ticket: Digest,
+        /// Index in the ticket.
+        container: u16,
+    }
     /// Event: how far a module is that `Compile` asked for.
     Preparing = 85, 0 {
         /// The module.

@@ -78,6 +78,7 @@ fn messages() -> Vec<Msg> {
         Msg::StartAttached { ticket: D, container: 2, attempt: 1 },
         Msg::StartedAttached { pid: 9, started_at: 8, applied: Applied::default() },
         Msg::RemoveContainer { ticket: D, container: 2 },
+        Msg::Feed { ticket: D, container: 2 },
         Msg::ReopenLog { ticket: D, container: 2 },
         Msg::DropContainer { pod: "local_a_1".into(), container: "main".into() },
         Msg::Reopen { id: 3 },

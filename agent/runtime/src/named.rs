@@ -189,7 +189,8 @@ impl ImageService {
         let bytes =
             self.store.read(&resolved.module.digest, shoal_image::limits::MODULE).map_err(failed(wanted))?;
         let facts = shoal_image::inspect(&bytes).map_err(failed(wanted))?;
-        facts.check(false, None).map_err(failed(wanted))?;
+        // Its grants are the pod's: they are held against it when a container is made of it.
+        facts.check(true, None).map_err(failed(wanted))?;
         let files = image.files.values().filter(|f| f.path != resolved.module.path).cloned().collect();
         Ok(PinnedImage {
             reference,

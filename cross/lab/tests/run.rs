@@ -227,3 +227,136 @@ fn a_granted_folder_is_there_read_only_when_asked_for() {
     assert_eq!(bad.code, Some(2), "{}", bad.stderr);
     place.nothing_stays();
 }
+
+/// Says what it reads, to the end.
+const ECHOES: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $r (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (block $end (loop $next
+      (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 1024))
+      (br_if $end (call $r (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (br_if $end (i32.eqz (i32.load (i32.const 8))))
+      (i32.store (i32.const 4) (i32.load (i32.const 8)))
+      (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (br $next)))))"#;
+
+#[test]
+fn standard_input_is_passed_on_when_asked_for_and_ends_where_it_ends() {
+    if needs_root("standard_input_is_passed_on_when_asked_for_and_ends_where_it_ends") {
+        return;
+    }
+    let place = Place::new(None);
+    let app = place.module(ECHOES);
+    let words = "first line\nsecond\n".repeat(9_000);
+    let input = place.dir.path().join("input");
+    std::fs::write(&input, &words).unwrap();
+    let run = |args: &[&str]| {
+        let file = std::fs::File::open(&input).unwrap();
+        let out = place.command(args).stdin(file).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, out, err) = run(&["-q", "-i", utf8(&app)]);
+    assert_eq!((code, out.len()), (Some(0), words.len()), "{err}");
+    assert_eq!(out, words);
+    assert_eq!(run(&["-q", utf8(&app)]).1, "", "nobody asked");
+    place.nothing_stays();
+}
+
+/// Serves one word at a port.
+fn server(port: u16) -> String {
+    format!(
+        r#"(module
+  (import "wasi_snapshot_preview1" "sock_open" (func $open (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "sock_bind" (func $bind (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "sock_listen" (func $listen (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "sock_accept" (func $accept (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "sock_send" (func $send (param i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\20\00\00\00\04\00\00\00")
+  (data (i32.const 48) "\40\00\00\00\05\00\00\00hello")
+  (data (i32.const 64) "hello")
+  (func (export "_start")
+    (if (call $open (i32.const 1) (i32.const 2) (i32.const 0)) (then unreachable))
+    (if (call $bind (i32.load (i32.const 0)) (i32.const 16) (i32.const {port})) (then unreachable))
+    (if (call $listen (i32.load (i32.const 0)) (i32.const 4)) (then unreachable))
+    (loop $next
+      (if (call $accept (i32.load (i32.const 0)) (i32.const 4)) (then unreachable))
+      (drop (call $send (i32.load (i32.const 4)) (i32.const 48) (i32.const 1) (i32.const 0) (i32.const 8)))
+      (drop (call $close (i32.load (i32.const 4))))
+      (br $next))))"#
+    )
+}
+
+/// Says what it is told at a port of 127.0.0.1.
+fn client(port: u16) -> String {
+    format!(
+        r#"(module
+  (import "wasi_snapshot_preview1" "sock_open" (func $open (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "sock_connect" (func $connect (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "sock_recv" (func $recv (param i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\20\00\00\00\04\00\00\00")
+  (data (i32.const 32) "\7f\00\00\01")
+  (data (i32.const 48) "\80\00\00\00\05\00\00\00")
+  (func (export "_start")
+    (if (call $open (i32.const 1) (i32.const 2) (i32.const 0)) (then unreachable))
+    (if (call $connect (i32.load (i32.const 0)) (i32.const 16) (i32.const {port})) (then unreachable))
+    (if (call $recv (i32.load (i32.const 0)) (i32.const 48) (i32.const 1) (i32.const 0) (i32.const 8) (i32.const 12)) (then unreachable))
+    (drop (call $w (i32.const 1) (i32.const 48) (i32.const 1) (i32.const 8)))))"#
+    )
+}
+
+#[test]
+fn a_server_is_reached_at_its_published_port_and_its_network_goes_with_it() {
+    let test = "a_server_is_reached_at_its_published_port_and_its_network_goes_with_it";
+    let folders = std::env::var_os("CNI_PATH").unwrap_or_else(|| "/usr/lib/cni".into());
+    let plugins = std::env::split_paths(&folders).any(|p| p.join("bridge").exists());
+    if needs_root(test) {
+        return;
+    }
+    if !plugins {
+        return skipped(test, "no CNI plugins (package containernetworking-plugins)");
+    }
+    let place = Place::new(None);
+    let (app, asks) = (place.dir.path().join("server.wasm"), place.dir.path().join("client.wasm"));
+    std::fs::write(&app, wat::parse_str(server(80)).unwrap()).unwrap();
+    std::fs::write(&asks, wat::parse_str(client(8080)).unwrap()).unwrap();
+    let refused = place.run(&[utf8(&app)]);
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("import_denied") && refused.stderr.contains("sock_open"),
+        "{}",
+        refused.stderr
+    );
+    // In a network of their own, so that this machine's is not touched.
+    let own = place.command(&["-q", "-p", "8080:80", utf8(&app)]);
+    let mut apart = Command::new("unshare");
+    apart.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(own.get_program());
+    apart.args(own.get_args()).envs(own.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let serving = apart.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = serving.id().to_string();
+    let answer = wait_until("an answer at the published port", LONG, || {
+        let own = place.command(&["-q", "--network", "host", utf8(&asks)]);
+        let mut beside = Command::new("nsenter");
+        beside.args(["--target", &pid, "--net"]).arg(own.get_program());
+        beside.args(own.get_args()).envs(own.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        let out = beside.output()?;
+        Ok(out.status.success().then_some(out.stdout))
+    });
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(serving.id().cast_signed()).unwrap(),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    let said = serving.wait_with_output().unwrap();
+    assert_eq!(
+        answer.unwrap_or_else(|e| panic!("{e:#}: {}", String::from_utf8_lossy(&said.stderr))),
+        b"hello"
+    );
+    assert_eq!(said.status.code(), Some(130));
+    place.nothing_stays();
+}

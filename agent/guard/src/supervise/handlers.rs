@@ -176,6 +176,11 @@ impl Supervise {
                 self.start_attached(id, (ticket, container), attempt)?;
                 None
             }
+            Msg::Feed { ticket, container } => {
+                let fd = fd.ok_or_else(|| refuse("not_admitted", "no descriptor came along"))?;
+                self.feed((ticket, container), fd)?;
+                Some(Msg::Done {})
+            }
             Msg::LocalTicket {} => {
                 let fd = fd.ok_or_else(|| refuse("not_admitted", "no descriptor came along"))?;
                 self.local_ticket(&fd)?;

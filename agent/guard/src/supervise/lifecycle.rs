@@ -119,6 +119,7 @@ impl Supervise {
         let Some(c) = self.containers.get_mut(&key) else { return };
         let Some(live) = c.live.take() else { return };
         self.attached.remove(&key);
+        self.inputs.remove(&key);
         let group = self.hierarchy.group(&c.record.group);
         // Nothing of it may outlive its first process.
         group.kill();

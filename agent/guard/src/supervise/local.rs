@@ -165,6 +165,24 @@ impl Supervise {
         Ok(())
     }
 
+    /// Keeps what the next attached start of a container reads.
+    pub(super) fn feed(&mut self, key: Key, input: OwnedFd) -> Result<(), Refused> {
+        if self.containers.get(&key).is_some_and(|c| c.live.is_some()) {
+            return Err(refuse("conflict", "it runs already"));
+        }
+        if self.inputs.len() >= PODS * CONTAINERS && !self.inputs.contains_key(&key) {
+            return Err(refuse("conflict", "too many containers wait for their start"));
+        }
+        self.inputs.insert(key, input);
+        Ok(())
+    }
+
+    /// Nobody is attached to this container any more.
+    pub(super) fn detach(&mut self, key: Key) {
+        self.attached.remove(&key);
+        self.inputs.remove(&key);
+    }
+
     /// Starts a container whose output goes to who asks.
     pub(super) fn start_attached(&mut self, peer: u64, key: Key, attempt: u64) -> Result<(), Refused> {
         let runs = self.containers.get(&key).is_some_and(|c| c.live.is_some());
@@ -173,7 +191,7 @@ impl Supervise {
         }
         let started = self.start(peer, key, attempt);
         if started.is_err() && !runs {
-            self.attached.remove(&key);
+            self.detach(key);
         }
         started
     }
@@ -183,6 +201,8 @@ impl Supervise {
         if !self.attached.contains(&key) {
             return None;
         }
+        // Its own process holds it now, and shall be the only one to.
+        self.inputs.remove(&key);
         self.containers.get_mut(&key)?.live.as_mut()?.pipes.take()
     }
 

@@ -57,6 +57,7 @@ pub(crate) use shoal_confine::process;
 use shoal_ipc::{Digest, Layout, Listener, Ticket};
 pub(crate) use shutdown::stop_leftovers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
 use table::From;
 use uids::UidBook;
 use zygotes::Zygotes;
@@ -107,6 +108,8 @@ pub(crate) struct Supervise {
     tickets: BTreeMap<Digest, Held>,
     /// Containers whose output goes to whoever starts them.
     attached: BTreeSet<Key>,
+    /// What their next start reads, where somebody brought it.
+    inputs: BTreeMap<Key, OwnedFd>,
     /// Admission has sent all tickets that it has.
     complete: bool,
     containers: BTreeMap<Key, Container>,
@@ -194,6 +197,7 @@ impl Supervise {
             peers: BTreeMap::new(),
             tickets: BTreeMap::new(),
             attached: BTreeSet::new(),
+            inputs: BTreeMap::new(),
             complete: false,
             containers: BTreeMap::new(),
             jobs: Vec::new(),

@@ -235,7 +235,9 @@ impl Supervise {
 
     /// The standard streams of a container or entry.
     fn streams(&self, key: Key, open: bool) -> Result<Streams, Refused> {
-        let stdin = if open {
+        let stdin = if let Some(input) = self.inputs.get(&key).filter(|_| self.attached.contains(&key)) {
+            input.try_clone().map_err(io_refusal("hold its standard input"))?
+        } else if open {
             open_stdin().map_err(io_refusal("make its standard input"))?
         } else {
             // Nothing will ever come, as with /dev/null; but a guest may wait on it, which the kernel refuses for that.

@@ -67,6 +67,7 @@ pub(crate) const TABLE: &[Rule] = &[
     rule("ReopenLog", ASKING, Needs::Known),
     rule("LocalTicket", &[From::Root], Needs::Nothing),
     rule("StartAttached", &[From::Root], Needs::Startable),
+    rule("Feed", &[From::Root], Needs::Startable),
     rule("RemoveContainer", &[From::Root], Needs::Known),
     rule("Status", &[From::Root], Needs::Nothing),
     rule("Shutdown", &[From::Root], Needs::Nothing),
@@ -95,6 +96,7 @@ pub(crate) fn named_ticket(msg: &Msg) -> Option<Digest> {
         | Msg::Compile { ticket, .. }
         | Msg::Start { ticket, .. }
         | Msg::StartAttached { ticket, .. }
+        | Msg::Feed { ticket, .. }
         | Msg::RemoveContainer { ticket, .. }
         | Msg::ReopenLog { ticket, .. }
         | Msg::Stop { ticket, .. }
@@ -114,7 +116,8 @@ pub(crate) fn permitted(msg: &Msg, from: From, standing: Standing) -> Result<(),
         return Err(format!("{name} is not taken from {from:?}"));
     }
     // The agent never reaches what it could not have started; and what is local only is asked of local pods.
-    let only_local = matches!(msg, Msg::StartAttached { .. } | Msg::RemoveContainer { .. });
+    let only_local =
+        matches!(msg, Msg::StartAttached { .. } | Msg::Feed { .. } | Msg::RemoveContainer { .. });
     if (standing.local && from != From::Root) || (only_local && !standing.local) {
         return Err(format!("{name} is not for this ticket"));
     }
@@ -176,6 +179,7 @@ mod tests {
             Msg::Stats { ticket: T, container: 0 },
             Msg::ReopenLog { ticket: T, container: 0 },
             Msg::StartAttached { ticket: T, container: 0, attempt: 1 },
+            Msg::Feed { ticket: T, container: 0 },
             Msg::RemoveContainer { ticket: T, container: 0 },
         ] {
             assert!(permitted(&msg, From::Agent, local).is_err(), "{}", msg.name());
@@ -186,6 +190,7 @@ mod tests {
         assert!(
             permitted(&Msg::StartAttached { ticket: T, container: 0, attempt: 1 }, From::Root, FULL).is_err()
         );
+        assert!(permitted(&Msg::Feed { ticket: T, container: 0 }, From::Root, FULL).is_err());
         assert!(permitted(&Msg::RemoveContainer { ticket: T, container: 0 }, From::Root, FULL).is_err());
     }
 

@@ -301,10 +301,17 @@ impl CriService {
         Ok((seen, started?))
     }
 
-    /// The same; standard output and error are the caller's to read.
-    pub async fn start_attached(&self, id: &str) -> Result<(StartedInfo, [OwnedFd; 2])> {
+    /// The same; standard output and error are the caller's to read, and it reads `input` if there is one.
+    pub async fn start_attached(
+        &self,
+        id: &str,
+        input: Option<OwnedFd>,
+    ) -> Result<(StartedInfo, [OwnedFd; 2])> {
         let _lock = self.records()?.lock()?;
         let seen = self.startable(id).await?;
+        if let Some(input) = input {
+            self.runtime.feed(seen.key, input).await?;
+        }
         self.runtime.start_attached(seen.key, ATTEMPT).await
     }
 

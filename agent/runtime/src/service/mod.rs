@@ -107,6 +107,11 @@ impl RuntimeService {
         self.guard.staging(ask).await.map_err(|source| Error::Guard { verb: "take a file", source })
     }
 
+    /// Gives the next attached start of one of uid 0's own containers its standard input.
+    pub async fn feed(&self, id: ContainerId, input: OwnedFd) -> Result<()> {
+        self.ask("give the container its input", move |c| c.feed(ipc(id.pod), id.index, input.as_fd())).await
+    }
+
     /// CRI `StartContainer` and `Attach` in one, for uid 0: the read ends of standard output and error.
     pub async fn start_attached(&self, id: ContainerId, attempt: u64) -> Result<(StartedInfo, [OwnedFd; 2])> {
         self.ask("start the container", move |c| c.start_attached(ipc(id.pod), id.index, attempt)).await

@@ -202,6 +202,10 @@ pub(super) fn add(
     let pages = config.annotations.get(PAGES).map(|p| p.parse::<u32>());
     let wasm_pages =
         pages.transpose().map_err(|_| bad(format!("annotations: {PAGES} is no number of pages")))?;
+    if let Some(facts) = &image.facts {
+        let failed = |source| Error::Image { image: image.reference.clone(), source };
+        facts.check(ticket.sockets(), wasm_pages.map(u64::from)).map_err(failed)?;
+    }
     let file = |f: &shoal_image::FileEntry| TicketFile {
         path: f.path.clone(),
         size: f.size,
@@ -333,6 +337,20 @@ mod tests {
         let annotated = |c: &mut PodSandboxConfig| drop(c.annotations.insert(NETWORK.into(), "pod".into()));
         assert_eq!(asked(annotated).unwrap().0, Network::Pod);
         assert!(asked(|c| drop(c.annotations.insert(NETWORK.into(), "all".into()))).is_err());
+    }
+
+    #[test]
+    fn c3_an_import_without_its_grant_is_named_before_anything_is_handed_over() {
+        let (mut pod_config, config) = tutorial();
+        let text = r#"(module (import "wasi_snapshot_preview1" "sock_open" (func (param i32 i32 i32) (result i32)))
+            (memory (export "memory") 1) (func (export "_start")))"#;
+        let facts = shoal_image::inspect(&wat::parse_str(text).unwrap()).unwrap();
+        let image = PinnedImage { facts: Some(facts), ..image() };
+        let mut t = pod(Digest([1; 32]), &pod_config).unwrap();
+        assert_eq!(add(&mut t, 0, &config, &image).unwrap_err().code(), "import_denied");
+        pod_config.annotations.insert(NETWORK.into(), "pod".into());
+        let mut t = pod(Digest([1; 32]), &pod_config).unwrap();
+        add(&mut t, 0, &config, &image).unwrap();
     }
 
     #[test]

@@ -14,6 +14,8 @@ what is missing is said.
 Examples:
   shoal run app.wasm
   shoal run --memory 64Mi --cpus 0.5 --timeout 10s app.wasm -- --verbose input.txt
+  shoal run -i filter.wasm < lines.txt
+  shoal run --device /dev/ttyUSB0 meter.wasm
   shoal run -p 8080:80 server.wasm
   shoal run --network host client.wasm
   shoal run --mount ./data:/data:ro --env LEVEL=debug app.wasm")]
@@ -39,10 +41,16 @@ pub(crate) struct Run {
     /// Show a folder to the module; may be repeated. As root the module's user is its own: to write, that user needs leave.
     #[arg(short = 'v', long, value_name = "HOST:GUEST[:ro]")]
     pub(crate) mount: Vec<String>,
+    /// Show a character device to the module, which keeps its name without GUEST; may be repeated (needs root).
+    #[arg(long, value_name = "DEVICE[:GUEST[:ro]]")]
+    pub(crate) device: Vec<String>,
+    /// Pass standard input on to the module; without this it reads nothing.
+    #[arg(short = 'i', long)]
+    pub(crate) interactive: bool,
     /// Where relative paths begin.
     #[arg(short = 'w', long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
-    /// The module's network: none, its own (needs root and CNI plugins), or this machine's.
+    /// The module's network: none, its own (needs root and CNI plugins: in CNI_PATH or where packages put them), or this machine's.
     #[arg(long, value_name = "NETWORK", value_parser = ["none", "pod", "host"])]
     pub(crate) network: Option<String>,
     /// Lead a port of this machine to one that the module listens at in its own network; may be repeated.

@@ -296,7 +296,7 @@ impl Supervise {
     }
 
     fn refuse_waiter(&mut self, waiter: Waiter, why: Refused) {
-        self.attached.remove(&waiter.key);
+        self.detach(waiter.key);
         self.answer(waiter.peer, Msg::refused(why.code, why.detail));
     }
 

@@ -15,8 +15,8 @@ use crate::output;
 use private::Private;
 use shoal_image::{Capability, ModuleFacts, Overrides};
 use shoal_runtime::cri::config::{
-    ContainerConfig, KeyValue, LinuxContainerConfig, LinuxContainerResources, Mount, PodSandboxConfig,
-    PortMapping,
+    ContainerConfig, Device, KeyValue, LinuxContainerConfig, LinuxContainerResources, Mount,
+    PodSandboxConfig, PortMapping,
 };
 use shoal_runtime::{ImageService, NETWORK, PAGES, PinnedImage, Seen};
 use std::io::{Read, Write};
@@ -54,7 +54,7 @@ pub(super) fn run(home: &Home, args: &Run) -> Result<()> {
             .hint("run it as root, or use this machine's with --network host"));
     }
     let pod = sandbox(network, &args.publish)?;
-    let private = Private::prepare(args.libexec.as_deref(), &config.mounts, network)?;
+    let private = Private::prepare(args.libexec.as_deref(), &config, network)?;
     let images = ImageService::open(private.guard()).map_err(|e| failed("open a store", e))?;
     load(home, &images, &args.app)?;
     let overrides = Overrides {
@@ -74,7 +74,8 @@ pub(super) fn run(home: &Home, args: &Run) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|e| CliError::failure("cannot start").because(e))?;
-    let ended = runtime.block_on(carry_out(private, &images, &image, (&pod, &config), timeout));
+    let ended =
+        runtime.block_on(carry_out(private, &images, &image, (&pod, &config), (args.interactive, timeout)));
     // A call to the guard that is still under way must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
     let code = match ended? {
@@ -158,6 +159,9 @@ fn container(args: &Run) -> Result<ContainerConfig> {
     for m in &args.mount {
         config.mounts.push(mount(m)?);
     }
+    for d in &args.device {
+        config.devices.push(device(d)?);
+    }
     if let Some(pages) = args.pages {
         config.annotations.insert(PAGES.to_owned(), pages.to_string());
     }
@@ -193,6 +197,26 @@ fn mount(text: &str) -> Result<Mount> {
     let host_path =
         path.to_str().ok_or_else(|| CliError::usage(format!("--mount {text:?}: not UTF-8")))?.to_owned();
     Ok(Mount { container_path: guest.to_owned(), host_path, readonly, ..Mount::default() })
+}
+
+fn device(text: &str) -> Result<Device> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (path, permissions) = match parts[1..] {
+        [] => (parts[0], "rw"),
+        [path] => (path, "rw"),
+        [path, "ro"] => (path, "r"),
+        _ => {
+            return Err(CliError::usage(format!(
+                "--device {text:?}: expected DEVICE, DEVICE:GUEST or DEVICE:GUEST:ro"
+            )));
+        }
+    };
+    Ok(Device {
+        host_path: parts[0].to_owned(),
+        container_path: path.to_owned(),
+        permissions: permissions.to_owned(),
+        ..Device::default()
+    })
 }
 
 /// Puts the one image that is meant into the private store.
@@ -244,6 +268,9 @@ fn tell(args: &Run, facts: &ModuleFacts, is_root: bool) {
         }
         _ => {}
     }
+    for d in &args.device {
+        output::note(&format!("device: {d}"));
+    }
     if facts.capabilities.contains(&Capability::Files) && args.mount.is_empty() {
         output::note("files: only those of its own empty folder; grant one with --mount");
     }
@@ -261,14 +288,14 @@ async fn carry_out(
     images: &ImageService,
     image: &PinnedImage,
     config: (&PodSandboxConfig, &ContainerConfig),
-    timeout: Option<Duration>,
+    (interactive, timeout): (bool, Option<Duration>),
 ) -> Result<End> {
     let no_signals = |e| CliError::failure("cannot listen for signals").because(e);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let end = tokio::select! {
-        end = run_in(&mut private, images, image, config, timeout) => end,
+        end = run_in(&mut private, images, image, config, (interactive, timeout)) => end,
         _ = interrupt.recv() => Ok(End::Interrupted),
         _ = terminate.recv() => Ok(End::Interrupted),
         _ = hangup.recv() => Ok(End::Interrupted),
@@ -282,7 +309,7 @@ async fn run_in(
     images: &ImageService,
     image: &PinnedImage,
     config: (&PodSandboxConfig, &ContainerConfig),
-    timeout: Option<Duration>,
+    (interactive, timeout): (bool, Option<Duration>),
 ) -> Result<End> {
     cache::fill(private.layout(), &image.module.digest);
     private.start().await?;
@@ -294,9 +321,13 @@ async fn run_in(
         .await
         .map_err(|e| private.explain(failed("prepare the module", e)))?;
     cache::keep(private.layout(), &image.module.digest);
-    let (_, [out, err]) =
-        service.start_attached(&id).await.map_err(|e| private.explain(failed("start the module", e)))?;
-    let pumps = [pump(out, std::io::stdout()), pump(err, std::io::stderr())];
+    let input = interactive.then(feed).transpose()?;
+    let (_, [out, err]) = service
+        .start_attached(&id, input)
+        .await
+        .map_err(|e| private.explain(failed("start the module", e)))?;
+    let file = std::fs::File::from;
+    let pumps = [pump(file(out), std::io::stdout()), pump(file(err), std::io::stderr())];
     let key = service.find(&id).await.map_err(|e| failed("find the module again", e))?.key;
     let ended = service.wait_container(key, timeout.unwrap_or(FOREVER)).await;
     let Some(seen) = ended.map_err(|e| failed("wait for the end", e))? else {
@@ -309,10 +340,18 @@ async fn run_in(
     Ok(End::Guest(Box::new(seen)))
 }
 
-/// Passes on what the module writes, as it comes.
-fn pump(from: OwnedFd, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
+/// A pipe that gets this process's standard input: the module never holds a terminal.
+fn feed() -> Result<OwnedFd> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| CliError::failure("cannot make a pipe").because(std::io::Error::from(e)))?;
+    // Its end is the module's end of input; nobody waits for this thread.
+    let _ = pump(std::io::stdin(), std::fs::File::from(write));
+    Ok(read)
+}
+
+/// Passes on what the module writes or is to read, as it comes.
+fn pump(mut from: impl Read + Send + 'static, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
     std::thread::spawn(move || {
-        let mut from = std::fs::File::from(from);
         let mut buffer = [0; 16 * 1024];
         loop {
             match from.read(&mut buffer) {

@@ -4,7 +4,7 @@
 
 use crate::error::{CliError, OnPath as _, Result};
 use shoal_ipc::{Layout, SuperviseClient};
-use shoal_runtime::cri::config::Mount;
+use shoal_runtime::cri::config::ContainerConfig;
 use shoal_runtime::{CriService, Guard};
 use std::fs;
 use std::io::Read as _;
@@ -48,7 +48,7 @@ fn libexec(given: Option<&Path>) -> Result<PathBuf> {
 
 impl Private {
     /// The folder with its policy, and the keeper; no guard yet.
-    pub(super) fn prepare(given: Option<&Path>, mounts: &[Mount], network: &str) -> Result<Self> {
+    pub(super) fn prepare(given: Option<&Path>, config: &ContainerConfig, network: &str) -> Result<Self> {
         let libexec = libexec(given)?;
         let dir = tempfile::Builder::new()
             .prefix("shoal-run-")
@@ -63,18 +63,27 @@ impl Private {
         let _ = dir.keep();
         let layout = Layout::new(&root);
         let private = Self { root, layout, binary, libexec, guard: None, keeper: Some(keeper) };
-        private.write_policy(mounts, network)?;
+        private.write_policy(config, network)?;
         Ok(private)
     }
 
-    fn write_policy(&self, mounts: &[Mount], network: &str) -> Result<()> {
+    fn write_policy(&self, config: &ContainerConfig, network: &str) -> Result<()> {
         let pid = std::process::id();
-        let paths: Vec<String> = mounts.iter().map(|m| toml_text(&m.host_path)).collect();
+        let paths: Vec<String> = config.mounts.iter().map(|m| toml_text(&m.host_path)).collect();
+        let devices: Vec<String> = config.devices.iter().map(|d| toml_text(&d.host_path)).collect();
         let text = format!(
-            "local_unsigned = true\nuid_base = {}\ncgroup_parent = \"shoal-run-{pid}\"\n[allow]\nhost_paths = [{}]\nnetwork = [\"{network}\"]\n",
+            "local_unsigned = true\nuid_base = {}\ncgroup_parent = \"shoal-run-{pid}\"\n[allow]\nhost_paths = [{}]\nnetwork = [\"{network}\"]\ndevices = [{}]\n",
             UIDS.0 + pid % UIDS.2 * UIDS.1,
-            paths.join(", ")
+            paths.join(", "),
+            devices.join(", ")
         );
+        let text = match std::env::var_os("CNI_PATH") {
+            Some(path) if network == "pod" => {
+                let folders = std::env::split_paths(&path).map(|p| toml_text(&p.to_string_lossy()));
+                format!("{text}[network]\nplugins = [{}]\n", folders.collect::<Vec<_>>().join(", "))
+            }
+            _ => text,
+        };
         let path = self.layout.policy();
         let folder = path.parent().unwrap_or(&self.root);
         fs::create_dir_all(folder).on_path("make", folder)?;
