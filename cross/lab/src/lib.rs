@@ -197,11 +197,15 @@ impl Lab {
         Ok(self.devices.len() - 1)
     }
 
-    /// A device with these lines at the end of its owner's policy.
-    pub fn add_device_with(&mut self, labels: &str, policy: &str) -> Result<usize> {
+    /// A device that is changed before anything of it runs.
+    pub fn add_device_with(
+        &mut self,
+        labels: &str,
+        change: impl FnOnce(&mut Device) -> Result<()>,
+    ) -> Result<usize> {
         let join = self.join_file(labels)?;
         let mut device = self.prepare_device()?;
-        device.add_policy(policy)?;
+        change(&mut device)?;
         device.start_guard()?;
         device.enroll(&join)?;
         device.start_agent()?;

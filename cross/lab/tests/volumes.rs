@@ -72,7 +72,7 @@ fn c1_c3_a_folder_of_the_device_is_read_only_unless_signed_otherwise_and_only_wh
     }
     std::os::unix::fs::symlink(&private, shared.join("way")).unwrap();
     let policy = format!("[allow]\nhost_paths = [\"{}\"]\n", shared.display());
-    fleet.lab.add_device_with("site=here", &policy).unwrap();
+    fleet.lab.add_device_with("site=here", |device| device.add_policy(&policy)).unwrap();
     fleet.import_wat("fills:1", FILLS);
     let host = |path: &std::path::Path| format!("hostPath: {{path: {}}}", path.display());
     // Nothing said: it may only be read. 200 and an errno: the file cannot be made.
