@@ -460,3 +460,47 @@ fn c3_a_network_that_cannot_be_made_leaves_nothing_and_says_what_is_wanting() {
     w.no_network_is_left();
     w.end();
 }
+
+#[test]
+fn f6_a_network_that_was_under_way_when_supervise_died_is_taken_back() {
+    if needs_network("f6_a_network_that_was_under_way_when_supervise_died_is_taken_back") {
+        return;
+    }
+    let own = tempfile::tempdir().unwrap();
+    let real = plugins().unwrap();
+    let both = format!("plugins = [\"{}\", \"{}\"]", own.path().display(), real.display());
+    let mut w = World::new(&format!("[allow]\nnetwork = [\"pod\"]\n[network]\n{both}\n"));
+    // After the bridge's work, and long enough for supervise to die meanwhile.
+    let slow = own.path().join("slow");
+    let go = own.path().join("go");
+    let script = format!(
+        "#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\n: > {0}.began\nwhile [ ! -e {0} ]; do sleep 0.05; done\necho '{{\"cniVersion\": \"1.0.0\"}}'\n",
+        go.display()
+    );
+    std::fs::write(&slow, script).unwrap();
+    std::fs::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let conf = w.device.layout.cni_conf();
+    std::fs::create_dir_all(&conf).unwrap();
+    let list = format!(
+        r#"{{"cniVersion": "1.0.0", "name": "shoal", "plugins": [{{"type": "bridge", "bridge": "site0", "isGateway": true,
+            "ipam": {{"type": "host-local", "dataDir": "{}", "subnet": "10.9.0.0/24"}}}}, {{"type": "slow"}}]}}"#,
+        w.device.layout.run().join("cni").display()
+    );
+    std::fs::write(conf.join("10-site.conflist"), list).unwrap();
+    let module = server(80);
+    let d = w.pod("web", &module, Network::Pod, &[(80, 0)]);
+    let ticket = w.fleet.roll_out(&w.device, 1, &d);
+    stage_and_compile(&w.device, ticket, &d, &module);
+    let mut asks = w.device.supervise();
+    let asking = std::thread::spawn(move || asks.start(ticket, 0, 1).map(|s| s.pid));
+    wait_for("the slow plugin", || go.with_extension("began").exists().then_some(()));
+    w.device.kill_supervise();
+    asking.join().unwrap().unwrap_err();
+    w.net.within(|| w.device.launch());
+    assert!(w.net.ip("-o link").contains("veth"), "the helper of the old one is still at it");
+    std::fs::write(&go, "").unwrap();
+    w.no_network_is_left();
+    // And it can be made anew.
+    w.start(ticket, 1).unwrap();
+    w.end();
+}

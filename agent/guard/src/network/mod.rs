@@ -10,11 +10,14 @@ mod plugin;
 
 use conf::{List, Verb};
 use plugin::Call;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::Value;
 use shoal_ipc::{Error, Field, Layout, Reader, TicketPort, Writer, decode};
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -88,6 +91,10 @@ impl Place {
         self.folder.join("request")
     }
 
+    fn lock(&self) -> PathBuf {
+        self.netns.with_extension("lock")
+    }
+
     fn list(&self) -> PathBuf {
         self.folder.join("list")
     }
@@ -116,15 +123,46 @@ pub(crate) fn run(task: &Task) -> Result<(), Failure> {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
             .map_err(|e| Failure::storage(format!("set a resource limit: {e}")))?;
     }
+    let start = Instant::now();
     let plain = !task.pod.is_empty() && task.pod.bytes().all(|b| b.is_ascii_hexdigit());
     let place = Place::of(&task.layout, if plain { &task.pod } else { "none" });
+    // One at a time for a pod: what a supervise that is gone had begun comes to its end before the next one takes it back.
+    let _alone = lock(&place.lock(), start + task.time)
+        .map_err(|e| Failure::storage(format!("wait for another helper of this network: {e}")))?;
+    let done = act(task, &place);
+    if !place.folder.exists() || (task.verb == Verb::Add && done.is_err()) {
+        // Under the lock, as it has to be.
+        let _ = fs::remove_file(place.lock());
+    }
+    done
+}
+
+/// Waits for the lock on a file, which whoever holds it may remove.
+fn lock(path: &Path, end: Instant) -> io::Result<fs::File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    loop {
+        let file = fs::File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if fs::metadata(path).is_ok_and(|m| file.metadata().is_ok_and(|f| f.ino() == m.ino())) => {
+                return Ok(file);
+            }
+            Ok(()) => {}
+            Err(Errno::AGAIN) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn act(task: &Task, place: &Place) -> Result<(), Failure> {
     let request = read(&place.request())
         .and_then(|b| decode::<Request>(&b).map_err(io::Error::other))
         .map_err(|e| Failure::storage(format!("read the request for a network: {e}")))?;
     match task.verb {
-        Verb::Add => add(task, &place, &request),
-        Verb::Del => del(task, &place, &request),
-        Verb::Check => check(task, &place, &request),
+        Verb::Add => add(task, place, &request),
+        Verb::Del => del(task, place, &request),
+        Verb::Check => check(task, place, &request),
     }
 }
 
