@@ -422,6 +422,8 @@ fn c3_a_network_that_cannot_be_made_leaves_nothing_and_says_what_is_wanting() {
         return;
     }
     let w = World::new("[allow]\nnetwork = [\"pod\"]\n[network]\nplugins = [\"/nowhere/cni\"]\n");
+    let missing = w.device.status().features.missing.join("; ");
+    assert!(missing.contains("containernetworking-plugins"), "{missing}");
     let module = server(80);
     let d = w.pod("web", &module, Network::Pod, &[(80, 8080)]);
     let ticket = w.fleet.roll_out(&w.device, 1, &d);

@@ -21,6 +21,6 @@ pub use images::{FilesystemUsage, ImageService, ImageStatus, PullSource, Wanted}
 pub use named::{PinnedImage, canonical, full};
 pub use service::{
     AdmittedPod, ContainerRecord, CriService, NETWORK, OpenFile, PAGES, PodRecord, Records, RuntimeService,
-    Seen,
+    Seen, network_name,
 };
 pub use shoal_ipc::Cause;

@@ -190,6 +190,7 @@ pub(super) fn inspectp(layout: &Layout, ids: &[String], format: CriFormat) -> Re
     let mut values = Vec::new();
     for id in ids {
         let (pod, record) = service.pod_sandbox_status(id)?;
+        let network = record.as_ref().map(|r| shoal_runtime::network_name(&r.config));
         if format == CriOutput::Table {
             facts(&[
                 ("ID", pod.id),
@@ -198,11 +199,13 @@ pub(super) fn inspectp(layout: &Layout, ids: &[String], format: CriFormat) -> Re
                 ("Attempt", pod.metadata.attempt.to_string()),
                 ("Status", show::state(pod.state)),
                 ("Created", show::ago(pod.created_at, show::now())),
+                ("Network", network.unwrap_or("as its operator signed").to_owned()),
             ]);
             continue;
         }
         values.push(json!({
-            "status": pod, "info": { "local": record.is_some(), "config": record.map(|r| r.config) },
+            "status": pod,
+            "info": { "local": record.is_some(), "network": network, "config": record.map(|r| r.config) },
         }));
     }
     each(values, format);
@@ -215,11 +218,13 @@ pub(super) fn info(layout: &Layout, format: CriFormat) -> Result<()> {
     let service = CriService::viewer(Guard::new(layout.clone()), Vec::new());
     let f = runtime()?.block_on(service.runtime().status()).context("cannot ask the guard what it can")?;
     let ready = !f.engine.is_empty();
+    let no_network = f.missing.iter().find(|m| m.starts_with("networks")).cloned().unwrap_or_default();
     let reason = if ready { "" } else { "no engine is installed beside the guard" };
     let value = json!({
         "status": { "conditions": [
             { "type": "RuntimeReady", "status": ready, "reason": if ready { "" } else { "NoEngine" }, "message": reason },
-            { "type": "NetworkReady", "status": true, "reason": "", "message": "" },
+            { "type": "NetworkReady", "status": no_network.is_empty(),
+              "reason": if no_network.is_empty() { "" } else { "NoPlugins" }, "message": no_network },
         ] },
         "info": {
             "engine": f.engine, "compiler": f.compiler, "arch": f.arch, "cgroups": f.cgroup,

@@ -279,6 +279,7 @@ impl Supervise {
         }
         let lacks = self.lacks.iter().filter(|f| f.is_expected());
         missing.extend(lacks.map(|f| format!("{}: this kernel does not have it", f.name())));
+        missing.extend(self.network_lacks());
         if self.engine.line.is_empty() {
             missing.push("no engine: nothing can run".to_owned());
         } else if !self.engine.compiler {

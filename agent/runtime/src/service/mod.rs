@@ -10,7 +10,7 @@ mod view;
 
 pub use local::{CriService, OpenFile};
 pub use records::{ContainerRecord, PodRecord, Records};
-pub use ticket::{NETWORK, PAGES};
+pub use ticket::{NETWORK, PAGES, network_name};
 pub use view::{AdmittedPod, Seen};
 
 use crate::cri::{ContainerId, ContainerStatus, PodSandboxState, PodSandboxStatus};

@@ -87,6 +87,16 @@ fn network(config: &PodSandboxConfig) -> Result<Network> {
     }
 }
 
+/// The network that a pod of this configuration has, in the policy's words.
+pub fn network_name(config: &PodSandboxConfig) -> &'static str {
+    match network(config) {
+        Ok(Network::Pod) => "pod",
+        Ok(Network::Host) => "host",
+        // One that makes no sense is never made into a pod.
+        Ok(Network::None) | Err(_) => "none",
+    }
+}
+
 fn port(p: &PortMapping) -> Result<TicketPort> {
     let number = |n: i32, least: u16| u16::try_from(n).ok().filter(|n| *n >= least);
     let udp = match &p.protocol {

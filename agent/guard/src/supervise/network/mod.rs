@@ -23,6 +23,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,18 @@ fn storage(what: &str) -> impl Fn(io::Error) -> Refused {
 }
 
 impl Supervise {
+    /// What a pod that the owner allows a network of its own would miss, in words.
+    pub(super) fn network_lacks(&self) -> Option<String> {
+        let tools = &self.policy.network;
+        let allowed = self.policy.allow.network.iter().any(|n| n == "pod");
+        // Without it there is no network, whatever the owner's list says.
+        let there = tools.plugins.iter().any(|f| Path::new(f).join("loopback").is_file());
+        (allowed && !there).then(|| {
+            let folders = tools.plugins.join(", ");
+            format!("networks of pods' own: no CNI plugins in {folders}; install containernetworking-plugins")
+        })
+    }
+
     /// Where a container's sockets are, and the descriptor that goes along: the namespace, or nothing much.
     pub(super) fn network_of(&self, ticket: &Ticket) -> Result<(NetworkPlace, OwnedFd), Refused> {
         let nothing = || File::open("/dev/null").map(OwnedFd::from);
