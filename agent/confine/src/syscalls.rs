@@ -138,6 +138,135 @@ const OLD_FILES: &[i64] = &[];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_QUIET: &[i64] = &[];
 
+/// What nothing that compiles has a use for: other processes, programs, users, namespaces, mounts, keys, sockets, devices, and the
+/// parts of a kernel that faults are found in most.
+const HAZARDS: &[i64] = &[
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_adjtimex,
+    libc::SYS_bind,
+    libc::SYS_bpf,
+    libc::SYS_capset,
+    libc::SYS_chroot,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_connect,
+    libc::SYS_delete_module,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_fanotify_init,
+    libc::SYS_finit_module,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_init_module,
+    libc::SYS_io_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_kill,
+    libc::SYS_listen,
+    libc::SYS_memfd_create,
+    libc::SYS_mknodat,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_mq_open,
+    libc::SYS_msgget,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_perf_event_open,
+    libc::SYS_personality,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_semget,
+    libc::SYS_setdomainname,
+    libc::SYS_setfsgid,
+    libc::SYS_setfsuid,
+    libc::SYS_setgid,
+    libc::SYS_setgroups,
+    libc::SYS_sethostname,
+    libc::SYS_setns,
+    libc::SYS_setregid,
+    libc::SYS_setresgid,
+    libc::SYS_setresuid,
+    libc::SYS_setreuid,
+    libc::SYS_settimeofday,
+    libc::SYS_setuid,
+    libc::SYS_shmget,
+    libc::SYS_socketpair,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_syslog,
+    libc::SYS_tkill,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+    libc::SYS_vhangup,
+    libc::SYS_vmsplice,
+];
+#[cfg(target_arch = "x86_64")]
+const OLD_HAZARDS: &[i64] = &[
+    libc::SYS_fork,
+    libc::SYS_ioperm,
+    libc::SYS_iopl,
+    libc::SYS_mknod,
+    libc::SYS_modify_ldt,
+    libc::SYS_uselib,
+    libc::SYS_vfork,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_HAZARDS: &[i64] = &[];
+
+/// Namespaces that a new process or thread could ask for.
+const NEW_NAMESPACES: [i32; 7] = [
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWUTS,
+];
+
+/// From here on a hazard ends this process, and a socket is refused.
+pub(crate) fn fence() -> Result<(), StepError> {
+    let step = || at("fence system calls in");
+    let mut deadly: Rules = HAZARDS.iter().chain(OLD_HAZARDS).map(|n| (*n, Vec::new())).collect();
+    let mut namespaces = Vec::new();
+    for kind in NEW_NAMESPACES {
+        let bit = u64::from(kind.cast_unsigned());
+        namespaces.extend(only(bit, Op::MaskedEq(bit)).map_err(step())?);
+    }
+    deadly.insert(libc::SYS_clone, namespaces);
+    // Its flags lie in memory, where no filter sees them; a C library goes on with the older call.
+    let absent = Rules::from([(libc::SYS_clone3, Vec::new())]);
+    let quiet = Rules::from([(libc::SYS_socket, Vec::new())]);
+    let errno = |n: i32| SeccompAction::Errno(n.cast_unsigned());
+    for (rules, action) in
+        [(quiet, errno(libc::EPERM)), (absent, errno(libc::ENOSYS)), (deadly, SeccompAction::KillProcess)]
+    {
+        let program = compile(rules, SeccompAction::Allow, action).map_err(step())?;
+        apply_filter(&program).map_err(|e| step()(error(e)))?;
+    }
+    if process::socket_is_refused() { Ok(()) } else { Err(step()(io::Error::from(Errno::PROTO))) }
+}
+
 /// The filters, made once and applied in each child.
 #[derive(Debug)]
 pub struct Filter {

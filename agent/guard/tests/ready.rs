@@ -372,3 +372,48 @@ fn c4_a_module_is_tried_behind_a_containers_walls() {
         }
     }
 }
+
+#[test]
+fn c4_what_compiles_has_no_call_for_other_processes_and_sees_its_folder_alone() {
+    if needs_runner("c4_what_compiles_has_no_call_for_other_processes_and_sees_its_folder_alone") {
+        return;
+    }
+    let mut rig = Rig::new();
+    wait_for("the proof", || rig.device.layout.proof().exists().then_some(()));
+    // Large enough to be seen at work.
+    let body = "(local.set 1 (i32.add (i32.mul (local.get 1) (local.get 0)) (i32.const 77)))".repeat(300);
+    let functions = format!("(func (param i32) (result i32) (local i32) {body} (local.get 1))").repeat(200);
+    let module = wat::parse_str(format!("(module {functions} (func (export \"_start\")))")).unwrap();
+    let d = rig.pod(1, &module, |_| {});
+    let ticket = rig.fleet.roll_out(&rig.device, 1, &d);
+    let item = Id(d.template.containers[0].image.module.digest.0);
+    let mut s = rig.device.supervise();
+    wait_for("the ticket", || s.have(ticket).ok());
+    s.stage(ticket, item, shoal_ipc::sealed_memfd(&module).unwrap().as_fd()).unwrap();
+    s.compile(ticket, item).unwrap();
+    let of_job = |tree: &std::path::PathBuf| {
+        let all = std::fs::read_to_string(tree.join("compile-0/cgroup.procs")).unwrap_or_default();
+        all.lines().filter_map(|l| l.parse::<u32>().ok()).find(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().ends_with(b"compile\0")
+        })
+    };
+    let (pid, status) = wait_for("the filters of a compilation", || {
+        let pid = rig.device.groups().iter().find_map(of_job)?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.contains("Seccomp_filters:\t3\n").then_some((pid, status))
+    });
+    let field = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).unwrap().trim().to_owned();
+    assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2".to_owned(), "1".to_owned()));
+    assert_eq!(field("CapBnd:"), "0000000000000000");
+    assert_eq!(field("NSpid:").split_whitespace().last(), Some("1"));
+    let memory = std::fs::metadata(format!("/proc/{pid}/mem")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&memory), 0);
+    loop {
+        match rig.events.next(SOON).unwrap() {
+            Event::Compiled { .. } => break,
+            Event::CompileFailed { code, detail, .. } => panic!("{code}: {detail}"),
+            _ => {}
+        }
+    }
+    assert_eq!(rig.run(ticket), Cause::Exited { code: 0 });
+}

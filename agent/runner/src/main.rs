@@ -6,6 +6,7 @@
 mod child;
 mod compile;
 mod engine;
+mod fence;
 mod folders;
 mod guest;
 mod handover;
@@ -78,12 +79,18 @@ fn exit_code(end: &EndRecord) -> i32 {
 }
 
 fn prove() -> i32 {
-    let record = prove::prove();
+    let record = match fence::raise() {
+        Ok(()) => prove::prove(),
+        Err(detail) => ProofRecord::Unmade { detail },
+    };
     let code = i32::from(!matches!(record, ProofRecord::Same { .. }));
     answer(&record.encode(), code)
 }
 
 fn compile_one(output: Output) -> i32 {
+    if let Err(why) = fence::raise() {
+        return complain(&format!("nothing is compiled without its walls: {why}"), 2);
+    }
     let result = match handover::module() {
         Ok(module) => compile::compile(&module, output),
         Err(e) => return complain(&format!("cannot read the module: {e}"), 2),
