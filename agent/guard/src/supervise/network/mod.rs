@@ -4,65 +4,25 @@
 //! Supervise itself decides and holds the descriptor. The work is done by a helper process (`crate::network`), because plugins
 //! take their time and speak JSON. A start that needs a network waits here and is begun anew when there is one.
 
+mod helper;
 pub(super) mod ports;
+mod upkeep;
 
 use super::container::Key;
 use super::entries::is_entry;
-use super::process::{Child, exit_now, place_descriptors, spawn, take_back_signals};
 use super::record::boot_id;
 use super::{Refused, Supervise, refuse};
-use crate::network::{Place, Request, conf::Verb, netns};
+use crate::network::{Place, Request, conf::Verb};
 use crate::say;
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, pidfd_send_signal, waitpid};
-use shoal_ipc::{Digest, Msg, Network, NetworkPlace, Ticket, decode, encode};
+use helper::Helper;
+use rustix::process::Pid;
+use shoal_ipc::{Digest, Msg, Network, NetworkPlace, Ticket, encode};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-/// The most that a helper says.
-const WORDS: usize = 1024;
-/// What plugins are found by when supervise's own environment does not say.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// A helper at work.
-#[derive(Debug)]
-struct Helper {
-    child: Child,
-    said: OwnedFd,
-    deadline: Instant,
-    expired: bool,
-}
-
-impl Helper {
-    /// Past its time, which is more than it gives to plugins.
-    fn expire(&mut self) {
-        self.expired = true;
-        // Gone already is as good.
-        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
-    }
-
-    /// Code and words of a helper that is gone.
-    fn verdict(&self, status: Result<i32, i32>) -> Result<(), Refused> {
-        if status == Ok(0) {
-            return Ok(());
-        }
-        let mut said = vec![0; WORDS];
-        let n = rustix::io::read(&self.said, &mut said).unwrap_or(0);
-        let text = String::from_utf8_lossy(&said[..n]).into_owned();
-        let (code, detail) =
-            text.split_once('\n').unwrap_or(("kernel_unsupported", "it ended without a word"));
-        let detail = if self.expired { "it took too long" } else { detail };
-        Err(refuse(code, format!("the pod's network: {detail}")))
-    }
-}
+use std::time::Instant;
 
 #[derive(Debug)]
 enum Phase {
@@ -380,131 +340,11 @@ impl Supervise {
             }
         }
     }
-
-    /// Finds the networks that an earlier supervise made; those that nobody needs are taken back.
-    pub(super) fn adopt_networks(&mut self) -> io::Result<()> {
-        for entry in fs::read_dir(self.layout.networks())? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            let place = Place::of(&self.layout, &name);
-            let request = fs::read(place.request()).ok().and_then(|b| decode::<Request>(&b).ok());
-            let (Some(request), Some(ticket)) = (request, digest(&name)) else {
-                // Cut short before anything was made.
-                fs::remove_dir_all(&place.folder)?;
-                continue;
-            };
-            let namespace = File::open(&place.netns).ok().filter(|_| netns::is_there(&place.netns));
-            let wanted = request.boot == boot_id() && self.containers.keys().any(|k| k.0 == ticket);
-            let (verb, namespace) = match namespace {
-                Some(namespace) if wanted => (Verb::Check, Some(namespace)),
-                _ => (Verb::Del, None),
-            };
-            let helper = match self.network_helper(verb, &ticket) {
-                Ok(helper) => helper,
-                Err(e) => {
-                    say::line(format!("a network is left as it is: {}", e.detail));
-                    continue;
-                }
-            };
-            let phase = match namespace {
-                Some(namespace) => Phase::Ready { namespace: namespace.into(), check: Some(helper) },
-                None => Phase::Removing(helper),
-            };
-            self.networks.pods.insert(ticket, PodNetwork { request, phase, ending: false });
-        }
-        Ok(())
-    }
-
-    /// Takes all networks back and waits for it: nothing runs any more.
-    pub(super) fn end_networks(&mut self) {
-        let pods: Vec<Digest> = self.networks.pods.keys().copied().collect();
-        for ticket in &pods {
-            let Some(network) = self.networks.pods.remove(ticket) else { continue };
-            let busy = match network.phase {
-                Phase::Adding(h) | Phase::Removing(h) => Some(h),
-                Phase::Ready { check, .. } => check,
-            };
-            if let Some(helper) = busy {
-                super::shutdown::end_of(&helper.child);
-            }
-            let place = Place::of(&self.layout, &ticket.hex());
-            if !place.request().exists() {
-                continue;
-            }
-            match self.network_helper(Verb::Del, ticket) {
-                // It has a time of its own.
-                Ok(helper) => match waitpid(Some(helper.child.pid), WaitOptions::empty()) {
-                    Ok(Some((_, status))) if status.exit_status() == Some(0) => {}
-                    _ => say::line(format!(
-                        "{}: its network is taken back at the next start",
-                        network.request.name
-                    )),
-                },
-                Err(e) => say::line(e.detail),
-            }
-        }
-    }
-
-    fn network_helper(&self, verb: Verb, ticket: &Digest) -> Result<Helper, Refused> {
-        let failed =
-            |e: io::Error| refuse("kernel_unsupported", format!("start a helper for a network: {e}"));
-        let (said, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
-        let null = File::open("/dev/null").map_err(failed)?;
-        let stderr = io::stderr();
-        let seconds = self.policy.network.seconds;
-        let mut args: Vec<OsString> = vec!["network".into(), "--root".into(), self.layout.root().into()];
-        args.extend([
-            "--action".into(),
-            verb.word().to_lowercase().into(),
-            "--pod".into(),
-            ticket.hex().into(),
-        ]);
-        args.extend(["--seconds".into(), seconds.to_string().into()]);
-        for folder in &self.policy.network.plugins {
-            args.extend(["--plugins".into(), folder.into()]);
-        }
-        let child = spawn(None, || match execute(&args, &[null.as_fd(), theirs.as_fd(), stderr.as_fd()]) {
-            Ok(never) => match never {},
-            Err(_) => exit_now(71),
-        })
-        .map_err(failed)?;
-        // An ADD that fails late still has its DEL before it.
-        let deadline = Instant::now() + Duration::from_secs(2 * seconds + 10);
-        Ok(Helper { child, said, deadline, expired: false })
-    }
-}
-
-/// The helper's side.
-fn execute(args: &[OsString], fds: &[BorrowedFd<'_>]) -> io::Result<Infallible> {
-    place_descriptors(fds, false)?;
-    take_back_signals(false)?;
-    let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
-    Err(Command::new("/proc/self/exe").args(args).env_clear().env("PATH", path).exec())
-}
-
-/// A ticket by its hexadecimal name.
-fn digest(hex: &str) -> Option<Digest> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(Digest(bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_folders_name_is_a_tickets() {
-        let ticket = Digest([0xa7; 32]);
-        assert_eq!(digest(&ticket.hex()), Some(ticket));
-        for bad in ["", "a7", &"zz".repeat(32), &"é".repeat(32)] {
-            assert_eq!(digest(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn no_two_networks_have_one_name() {
