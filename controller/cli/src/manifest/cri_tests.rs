@@ -2,6 +2,7 @@
 
 use super::*;
 use serde_json::{Value, json};
+use shoal_protocol::latest::Network;
 
 const SANDBOX: &str = include_str!("../../../../deploy/examples/cri/sandbox_config.json");
 const CONTAINER: &str = include_str!("../../../../deploy/examples/cri/container_wasi.json");
@@ -175,4 +176,37 @@ fn every_field_of_both_cri_messages_is_known() {
     assert!(d.containers[0].mounts[0].read_only && d.containers[0].readonly_rootfs);
     assert_eq!(d.pod.ports.len(), 1);
     assert!(warned.len() > 45, "{} warnings", warned.len());
+}
+
+/// The sandbox of the example, changed.
+fn sandbox(change: impl FnOnce(&mut Value)) -> String {
+    let mut value: Value = serde_json::from_str(SANDBOX).unwrap();
+    change(&mut value);
+    value.to_string()
+}
+
+#[test]
+fn a_pod_has_the_network_that_its_ports_its_mode_or_its_annotation_ask_for() {
+    let network = |text: &str| read(text, CONTAINER).map(|(d, _)| (d.pod.network, d.pod.ports.len()));
+    assert_eq!(network(SANDBOX).unwrap(), (Network::None, 0), "whoever asks for nothing gets nothing");
+    let ports = |v: &mut Value| {
+        v["port_mappings"] = json!([{ "container_port": 80, "host_port": 8080 }, { "container_port": 90 }]);
+    };
+    assert_eq!(network(&sandbox(ports)).unwrap(), (Network::Pod, 2));
+    let mode = |v: &mut Value| v["linux"]["security_context"]["namespace_options"]["network"] = json!(2);
+    assert_eq!(network(&sandbox(mode)).unwrap(), (Network::Host, 0));
+    let with = |word: &'static str| sandbox(move |v| v["annotations"][NETWORK] = json!(word));
+    assert_eq!(network(&with("pod")).unwrap().0, Network::Pod);
+    assert_eq!(network(&with("host")).unwrap().0, Network::Host);
+    assert!(network(&with("all")).unwrap_err().render().contains("expected none, pod or host"));
+    // Ports that would lead nowhere are told of, and not signed.
+    let both = sandbox(|v| {
+        ports(v);
+        mode(v);
+    });
+    let (draft, warned) = read(&both, CONTAINER).unwrap();
+    assert!(draft.pod.ports.is_empty() && warned.iter().any(|w| w.ends_with("#port_mappings")), "{warned:?}");
+    let mut container: Value = serde_json::from_str(CONTAINER).unwrap();
+    container["linux"]["security_context"]["namespace_options"]["network"] = json!(2);
+    assert!(read(SANDBOX, &container.to_string()).is_err(), "a container's network is its pod's");
 }

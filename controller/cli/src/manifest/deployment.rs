@@ -300,6 +300,27 @@ mod tests {
     }
 
     #[test]
+    fn ports_mean_what_the_pods_network_makes_of_them() {
+        let read = |pod: &str, ports: &str| {
+            let text = format!(
+                "apiVersion: shoal/v1\nkind: Deployment\nmetadata: {{name: a}}\nspec:\n  selector: {{}}\n  template:\n    spec:\n      \
+                 {pod}\n      containers: [{{name: a, image: x, ports: [{ports}]}}]\n"
+            );
+            parse("a.yaml", &text).map(|(drafts, f)| {
+                let ports = &drafts[0].pod.ports;
+                (ports.iter().map(|p| (p.container_port, p.host_port)).collect::<Vec<_>>(), f.warnings.len())
+            })
+        };
+        let both = "{containerPort: 80, hostPort: 8080}, {containerPort: 90}";
+        assert_eq!(read("network: pod", both).unwrap(), (vec![(80, 8080), (90, 0)], 0));
+        let e = read("network: none", both).unwrap_err().render();
+        assert!(e.contains("write `network: pod`"), "{e}");
+        assert_eq!(read("network: none", "{containerPort: 90}").unwrap(), (vec![], 1));
+        assert_eq!(read("hostNetwork: true", "{containerPort: 80, hostPort: 80}").unwrap(), (vec![], 1));
+        assert!(read("hostNetwork: true", both).is_err());
+    }
+
+    #[test]
     fn selectors_of_command_lines() {
         let s = selector_from_text("site=north, zone!=a,gpu,!old").unwrap();
         assert_eq!(s.match_labels.get("site"), Some("north"));
