@@ -15,6 +15,8 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(20);
 /// For copies of large modules; supervise's own limit is shorter.
 const COPY: Duration = Duration::from_secs(150);
+/// A start whose pod has to be given its network first: more than supervise lets plugins take, or let them take back.
+const START: Duration = Duration::from_mins(1);
 
 fn unexpected<T>(msg: &Msg) -> Result<T, Error> {
     Err(Error::Unexpected { message: msg.name() })
@@ -232,7 +234,7 @@ impl SuperviseClient {
 
     /// Starts a container; `attempt` must be above all earlier ones of this container.
     pub fn start(&mut self, ticket: Digest, container: u16, attempt: u64) -> Result<StartedInfo, Error> {
-        match self.0.call(&Msg::Start { ticket, container, attempt }, &[], SOON)?.msg {
+        match self.0.call(&Msg::Start { ticket, container, attempt }, &[], START)?.msg {
             Msg::Started { pid, started_at, applied } => Ok(StartedInfo { pid, started_at, applied }),
             other => unexpected(&other),
         }
@@ -303,7 +305,7 @@ impl SuperviseClient {
         container: u16,
         attempt: u64,
     ) -> Result<(StartedInfo, [OwnedFd; 2]), Error> {
-        let r = self.0.call(&Msg::StartAttached { ticket, container, attempt }, &[], SOON)?;
+        let r = self.0.call(&Msg::StartAttached { ticket, container, attempt }, &[], START)?;
         match r.msg {
             Msg::StartedAttached { pid, started_at, applied } => {
                 let found = r.fds.len();

@@ -77,7 +77,7 @@ pub(crate) struct NetworkTools {
 impl Default for NetworkTools {
     fn default() -> Self {
         let plugins = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"].map(str::to_owned).to_vec();
-        Self { plugins, seconds: 30 }
+        Self { plugins, seconds: 15 }
     }
 }
 
@@ -234,9 +234,10 @@ impl Policy {
                 return Err(bad("network.plugins", path, "absolute path without ., .. and colons"));
             }
         }
-        if !(1..=600).contains(&policy.network.seconds) {
+        // Whoever asked for a start waits for a minute, and a failed one is taken back within it.
+        if !(1..=20).contains(&policy.network.seconds) {
             let seconds = policy.network.seconds.to_string();
-            return Err(bad("network.seconds", &seconds, "number of seconds from 1 to 600"));
+            return Err(bad("network.seconds", &seconds, "number of seconds from 1 to 20"));
         }
         let uids = policy.uids();
         let pods = uids.pods;
