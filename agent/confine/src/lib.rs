@@ -167,7 +167,7 @@ pub fn raise(walls: &Walls<'_>) -> Result<(), StepError> {
     walls.filter.apply(walls.sockets != Sockets::None)
 }
 
-/// The same for a job that compiles, by itself once it was executed: its folder, and none of the calls in [`syscalls::fence`].
+/// The same for a job that compiles, by itself once it was executed: its folder, and no call that it has no use for.
 /// Its compiler makes threads and more calls than a container's engine, so these are named rather than the rest.
 pub fn fence(grants: &[Grant]) -> Result<(), StepError> {
     privileges::hide_memory().map_err(at("make the process undumpable"))?;
