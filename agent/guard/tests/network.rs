@@ -86,6 +86,28 @@ fn client([a, b, c, d]: [u8; 4], port: u16) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
+/// Waits for one datagram at this port, and exits with 0 once it is there.
+fn receiver(port: u16) -> Vec<u8> {
+    let text = format!(
+        r#"(module
+  (import "wasi_snapshot_preview1" "sock_open" (func $open (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "sock_bind" (func $bind (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "sock_recv" (func $recv (param i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "\20\00\00\00\04\00\00\00")
+  (data (i32.const 40) "\00\02\00\00\00\02\00\00")
+  (func $must (param $errno i32) (param $step i32)
+    (if (local.get $errno) (then (call $exit (local.get $step)))))
+  (func (export "_start")
+    (call $must (call $open (i32.const 1) (i32.const 1) (i32.const 0)) (i32.const 11))
+    (call $must (call $bind (i32.load (i32.const 0)) (i32.const 16) (i32.const {port})) (i32.const 12))
+    (call $must (call $recv (i32.load (i32.const 0)) (i32.const 40) (i32.const 1) (i32.const 0) (i32.const 60) (i32.const 64)) (i32.const 13))
+    (if (i32.ne (i32.load (i32.const 512)) (i32.const 0x676e6970)) (then (call $exit (i32.const 14))))))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
 /// A network namespace that lives for as long as this does.
 struct Net(File);
 
@@ -504,5 +526,32 @@ fn f6_a_network_that_was_under_way_when_supervise_died_is_taken_back() {
     w.no_network_is_left();
     // And it can be made anew.
     w.start(ticket, 1).unwrap();
+    w.end();
+}
+
+#[test]
+fn datagrams_come_through_a_mapped_port_too() {
+    if needs_network("datagrams_come_through_a_mapped_port_too") {
+        return;
+    }
+    let w = World::new(&policy("\"pod\""));
+    let module = receiver(53);
+    let mut d = w.pod("hears", &module, Network::Pod, &[(53, 5353)]);
+    d.template.ports[0].udp = true;
+    let ticket = w.fleet.roll_out(&w.device, 1, &d);
+    stage_and_compile(&w.device, ticket, &d, &module);
+    w.start(ticket, 1).unwrap();
+    // One that comes before it listens is lost, as datagrams are.
+    let cause = wait_for("the datagram's way to the guest", || {
+        w.outside
+            .within(|| {
+                let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+                socket.send_to(b"ping", SocketAddr::from((DEVICE, 5353)))
+            })
+            .ok()?;
+        let all = w.device.supervise().list().ok()?;
+        all.into_iter().find(|c| !c.running)?.cause
+    });
+    assert_eq!(cause, Cause::Exited { code: 0 });
     w.end();
 }
