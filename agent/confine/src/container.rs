@@ -94,10 +94,10 @@ mod tests {
             wasm_pages: None,
             interpreter: false,
             entry: shoal_ipc::Entry::Start,
+            start_function: false,
         };
         let launch = Launch {
             version: shoal_ipc::VERSION,
-            attempt: 1,
             spec,
             jail: None,
             uid: None,

@@ -242,7 +242,6 @@ fn launch(outside: &Path) -> Launch {
         |guest: &str, read_only| Preopen { guest: guest.into(), host: format!("/rootfs{guest}"), read_only };
     Launch {
         version: VERSION,
-        attempt: 1,
         spec: Spec {
             version: VERSION,
             code: "/code.so".into(),
@@ -253,6 +252,7 @@ fn launch(outside: &Path) -> Launch {
             wasm_pages: None,
             interpreter: false,
             entry: shoal_ipc::Entry::Start,
+            start_function: false,
         },
         jail: Some(Jail {
             mount_point: show(&outside.join("jail")),

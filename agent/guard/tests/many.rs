@@ -11,6 +11,7 @@ use shoal_protocol::v1::{Deployment, Resources};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const PODS: u8 = 4;
@@ -122,10 +123,12 @@ fn sixty_four_starts_at_once_all_run_all_end_and_leave_nothing() {
     }
     assert!(s.list().unwrap().is_empty());
     assert_eq!(std::fs::read_dir(device.layout.containers()).unwrap().count(), 0);
-    for group in device.groups() {
-        let inner = std::fs::read_dir(&group).unwrap().flatten().filter(|e| e.path().is_dir()).count();
-        assert_eq!(inner, 0, "{}", group.display());
-    }
+    // Groups are removed while nobody waits for it.
+    let inner =
+        |group: PathBuf| std::fs::read_dir(group).unwrap().flatten().filter(|e| e.path().is_dir()).count();
+    wait_for("the end of all groups", || {
+        (device.groups().into_iter().map(inner).sum::<usize>() == 0).then_some(())
+    });
     device.stop_all();
     nothing_is_left(&device);
 }

@@ -122,6 +122,8 @@ pub struct ModuleFacts {
     pub exports: Vec<String>,
     /// Whether it can run as a program (it exports `_start`).
     pub is_command: bool,
+    /// Whether putting it together runs code of its own (a start function).
+    pub start_function: bool,
     /// Its memory.
     pub memory: Option<MemoryFacts>,
     /// Its tables.
@@ -249,6 +251,7 @@ fn read(bytes: &[u8]) -> Result<ModuleFacts> {
         imports: Vec::new(),
         exports: Vec::new(),
         is_command: false,
+        start_function: false,
         memory: None,
         tables: Vec::new(),
         functions: 0,
@@ -265,6 +268,7 @@ fn read(bytes: &[u8]) -> Result<ModuleFacts> {
                     facts.imports.push(import);
                 }
             }
+            Payload::StartSection { .. } => facts.start_function = true,
             Payload::FunctionSection(section) => facts.functions = u64::from(section.count()),
             Payload::MemorySection(section) => {
                 for memory in section {

@@ -405,12 +405,17 @@ messages! {
     }
     /// supervise → log: end now.
     End = 106, 0 {}
-    /// supervise → zygote: fork a container. The descriptors: a sealed memfd with a `Launch`; standard input, output and
-    /// error; the answer area; the end of a pipe for `1` once it is confined, or the step that failed; the container's folder, for
-    /// the exit fact; the read ends of output and error, which outlive log and supervise here; and a network namespace,
-    /// or anything where the launch asks for none.
-    Launch = 120, 10 {
-        /// Chosen by supervise; comes back with everything about this container.
+    /// supervise → zygote: fork a container up to its first instruction, for which it waits. The descriptors: a sealed memfd
+    /// with a `Launch`; standard input, output and error; the answer area; its gate, a socket on which it says `1` once it
+    /// is confined, or the step that failed, and waits for a byte that lets it go on; the container's folder, for the exit
+    /// fact; and a network namespace, or anything where the launch asks for none.
+    Launch = 120, 8 {
+        /// Chosen by supervise; comes back with everything about this container, and the exit fact is the file `end-ID`.
+        id: u64,
+    }
+    /// supervise → zygote: the read ends of a container's output and error, which outlive log and supervise there.
+    Keep = 119, 2 {
+        /// As in `Launch`.
         id: u64,
     }
     /// zygote → supervise: it is there; its pidfd.
@@ -449,7 +454,8 @@ messages! {
         /// Whether it takes no more containers.
         retired: bool,
     }
-    /// A container with its pidfd, its answer area and the read ends of its output and error.
+    /// A container with its pidfd, its answer area and the read ends of its output and error, or anything that is no pipe where
+    /// none were to be kept.
     Child = 126, 4 {
         /// As in `Launch`.
         id: u64,

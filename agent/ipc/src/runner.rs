@@ -44,6 +44,8 @@ layout! {
         pub interpreter: bool,
         /// What of it is called.
         pub entry: Entry,
+        /// Whether putting it together runs code of the guest's ([`Needs::start_function`]), so that it has to wait for its start.
+        pub start_function: bool,
     }
 
     /// What a module asks for, to be held against what a container is granted.
@@ -53,6 +55,8 @@ layout! {
         pub min_pages: u32,
         /// The first function for network connections that it imports; absent when it imports none.
         pub socket_import: Option<String>,
+        /// Whether putting it together runs code of its own.
+        pub start_function: bool,
     }
 }
 
@@ -150,8 +154,6 @@ layout! {
     pub struct Launch {
         /// The layout's version: [`crate::VERSION`].
         pub version: u16,
-        /// Which start of the container: the [`ExitFact`] is the file `end-ATTEMPT`.
-        pub attempt: u64,
         /// What runs.
         pub spec: Spec,
         /// Its walls; absent without root.

@@ -1,11 +1,13 @@
 //! What a forked container does: walls first, then its code, then the one answer. Never comes back.
 
-use crate::{exit_code, handover, run};
+use crate::run::{self, Gate, NotRun, seal};
+use crate::{exit_code, handover};
 use shoal_confine::process::exit_now;
-use shoal_confine::{Filter, Namespaces, StepError, container, enter, no_new_code};
+use shoal_confine::{Filter, Namespaces, StepError, container, enter};
 use shoal_ipc::Launch;
 use std::convert::Infallible;
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::os::fd::BorrowedFd;
 
 /// What the zygote has ready for all of them.
@@ -15,7 +17,30 @@ pub(crate) struct Walls<'a> {
     pub(crate) host: Option<&'a Namespaces>,
 }
 
-/// Confines this process and runs the guest. `fds` are standard input, output, error, the answer area and the status pipe.
+/// Where supervise lets a container through, or never does.
+struct Supervised<'a> {
+    gate: Option<File>,
+    filter: &'a Filter,
+}
+
+impl Gate for Supervised<'_> {
+    fn seal(&mut self) -> Result<(), NotRun> {
+        seal(self.filter)
+    }
+
+    fn wait(&mut self) -> Result<(), NotRun> {
+        // The guest finds it closed.
+        let word = self.gate.take().map(|mut gate| gate.read_exact(&mut [0]));
+        match word {
+            Some(Ok(())) => Ok(()),
+            // Supervise is gone, or does not want it any more.
+            _ => Err(NotRun("not_admitted", "it was made ready and never let go".to_owned())),
+        }
+    }
+}
+
+/// Confines this process, makes the guest ready and runs it once it is let go. `fds` are standard input, output, error, the
+/// answer area and the gate.
 pub(crate) fn run(
     launch: &Launch,
     fds: &[BorrowedFd<'_>; 5],
@@ -27,12 +52,10 @@ pub(crate) fn run(
         report(&e, fds);
         exit_now(71);
     }
-    let Ok((mut area, mut status)) = handover::container() else { exit_now(72) };
-    // Whoever started it may be gone; the guest runs all the same.
-    let _ = status.write_all(&[1]);
-    drop(status);
-    let end =
-        run::run(&launch.spec, || no_new_code(walls.filter).map_err(|e| format!("seal its memory: {e}")));
+    let Ok((mut area, mut gate)) = handover::container() else { exit_now(72) };
+    // Whoever started it may be gone; then it finds out below.
+    let _ = gate.write_all(&[1]);
+    let end = run::run(&launch.spec, &mut Supervised { gate: Some(gate), filter: walls.filter });
     let code = exit_code(&end);
     if area.write_all(&end.encode()).is_err() {
         exit_now(73);
@@ -40,7 +63,7 @@ pub(crate) fn run(
     exit_now(code)
 }
 
-/// Says which step failed. Before descriptors were placed the pipe has the parent's number, afterwards its own.
+/// Says which step failed. Before descriptors were placed the gate has the parent's number, afterwards its own.
 fn report(e: &StepError, fds: &[BorrowedFd<'_>; 5]) {
     let text = format!("cannot {}: {}", e.0, e.1);
     if rustix::io::write(fds[4], text.as_bytes()).is_err()

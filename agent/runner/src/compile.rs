@@ -60,6 +60,7 @@ fn needs(facts: &ModuleFacts) -> Needs {
     Needs {
         min_pages: facts.memory.map_or(0, |m| u32::try_from(m.min_pages).unwrap_or(u32::MAX)),
         socket_import: name.map(|i| i.name.chars().take(NAME).collect()),
+        start_function: facts.start_function,
     }
 }
 

@@ -89,6 +89,7 @@ mod tests {
             wasm_pages: None,
             interpreter: false,
             entry: shoal_ipc::Entry::Start,
+            start_function: false,
         }
     }
 

@@ -12,8 +12,8 @@ const PAIR: RawFd = 3;
 const SOCKET: RawFd = 4;
 /// A forked container's answer area.
 pub(crate) const AREA: RawFd = 3;
-/// Its pipe to tell that it is confined.
-pub(crate) const STATUS: RawFd = 4;
+/// Its gate: there it tells that it is confined, and waits.
+pub(crate) const GATE: RawFd = 4;
 const TASK: RawFd = 3;
 const ANSWER: RawFd = 4;
 
@@ -49,9 +49,9 @@ pub(crate) fn zygote() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((take(PAIR)?, take(SOCKET)?))
 }
 
-/// A forked container's answer area and status pipe, once its descriptors are placed.
+/// A forked container's answer area and gate, once its descriptors are placed.
 pub(crate) fn container() -> io::Result<(File, File)> {
-    Ok((take(AREA)?.into(), take(STATUS)?.into()))
+    Ok((take(AREA)?.into(), take(GATE)?.into()))
 }
 
 fn take(number: RawFd) -> io::Result<OwnedFd> {

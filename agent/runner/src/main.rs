@@ -42,7 +42,7 @@ fn main() {
             Ok(()) => 0,
             Err(e) => complain(&format!("the zygote ends: {e}"), 1),
         },
-        Some("run") => run_one(|spec| run::run(spec, || Ok(()))),
+        Some("run") => run_one(|spec| run::run(spec, &mut run::Open)),
         Some("trial") => run_one(trial::run),
         Some("compile") => compile_one(Output::Native),
         Some("strip") => compile_one(Output::Stripped),

@@ -1,6 +1,7 @@
 //! One container, from compiled code to the one record of how it ended.
 
 use crate::{engine, folders, guest};
+use shoal_confine::{Filter, no_new_code};
 use shoal_ipc::{EndRecord, Spec};
 use wasmedge_sdk::error::{CoreError, WasmEdgeError};
 use wasmedge_sdk::wasi::WasiModule;
@@ -11,11 +12,37 @@ use wasmedge_sys::{Executor, Module, Store};
 const MESSAGE: usize = 1024;
 
 /// What keeps a guest from running at all: a stable code, and words.
+#[derive(Debug)]
 pub(crate) struct NotRun(pub(crate) &'static str, pub(crate) String);
 
-/// Runs the guest to its end. `ready` is called between the loading of its code and its first instruction.
-pub(crate) fn run(spec: &Spec, ready: impl FnOnce() -> Result<(), String>) -> EndRecord {
-    match try_run(spec, ready) {
+/// When the guest may have its first instruction.
+pub(crate) trait Gate {
+    /// Its code is mapped: from here on nothing else becomes code.
+    fn seal(&mut self) -> Result<(), NotRun>;
+    /// Comes back when it may run.
+    fn wait(&mut self) -> Result<(), NotRun>;
+}
+
+/// Lets nothing more become code in this process.
+pub(crate) fn seal(filter: &Filter) -> Result<(), NotRun> {
+    no_new_code(filter).map_err(|e| NotRun("kernel_unsupported", format!("seal its memory: {e}")))
+}
+
+/// For what runs at once.
+pub(crate) struct Open;
+
+impl Gate for Open {
+    fn seal(&mut self) -> Result<(), NotRun> {
+        Ok(())
+    }
+    fn wait(&mut self) -> Result<(), NotRun> {
+        Ok(())
+    }
+}
+
+/// Runs the guest to its end, through this gate.
+pub(crate) fn run(spec: &Spec, gate: &mut impl Gate) -> EndRecord {
+    match try_run(spec, gate) {
         Ok(end) => end,
         Err(NotRun(code, message)) => {
             EndRecord::Refused { code: code.to_owned(), message: bounded(&message) }
@@ -23,7 +50,7 @@ pub(crate) fn run(spec: &Spec, ready: impl FnOnce() -> Result<(), String>) -> En
     }
 }
 
-fn try_run(spec: &Spec, ready: impl FnOnce() -> Result<(), String>) -> Result<EndRecord, NotRun> {
+fn try_run(spec: &Spec, gate: &mut impl Gate) -> Result<EndRecord, NotRun> {
     let internal =
         |what: &str, e: &WasmEdgeError| NotRun("kernel_unsupported", format!("{what} failed: {e}"));
     let preopens = folders::preopens(spec).map_err(|e| NotRun("policy_denied", e))?;
@@ -46,12 +73,18 @@ fn try_run(spec: &Spec, ready: impl FnOnce() -> Result<(), String>) -> Result<En
     executor
         .register_import_module(&mut store, wasi.as_ref())
         .map_err(|e| internal("registering WASI", &e))?;
-    // Instantiating may run the guest's start function, so this is the last moment.
-    ready().map_err(|e| NotRun("kernel_unsupported", e))?;
+    gate.seal()?;
+    // Putting it together fills its memory and runs its start function, if it has one.
+    if spec.start_function {
+        gate.wait()?;
+    }
     let mut instance = match executor.register_active_module(&mut store, &module) {
         Ok(instance) => instance,
         Err(e) => return ended(Err(e), &wasi),
     };
+    if !spec.start_function {
+        gate.wait()?;
+    }
     let end = guest::call(&mut executor, &mut instance, &spec.entry)?;
     ended(end, &wasi)
 }

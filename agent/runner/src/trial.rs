@@ -3,17 +3,28 @@
 //!
 //! Group, root, user, capabilities and namespaces come from supervise, before this program was executed.
 
-use crate::{engine, run};
-use shoal_confine::{Filter, Grant, Sockets, Walls, no_new_code, raise};
+use crate::engine;
+use crate::run::{self, Gate, NotRun, seal};
+use shoal_confine::{Filter, Grant, Sockets, Walls, raise};
 use shoal_ipc::{EndRecord, Spec};
 
 /// Raises the walls and runs what `spec` asks for.
 pub(crate) fn run(spec: &Spec) -> EndRecord {
     match behind_walls(spec) {
-        Ok(filter) => {
-            run::run(spec, || no_new_code(&filter).map_err(|e| format!("seal the trial's memory: {e}")))
-        }
+        Ok(filter) => run::run(spec, &mut Trial(filter)),
         Err(message) => EndRecord::Refused { code: "kernel_unsupported".to_owned(), message },
+    }
+}
+
+/// Sealed, and waiting for nobody.
+struct Trial(Filter);
+
+impl Gate for Trial {
+    fn seal(&mut self) -> Result<(), NotRun> {
+        seal(&self.0)
+    }
+    fn wait(&mut self) -> Result<(), NotRun> {
+        Ok(())
     }
 }
 

@@ -27,20 +27,21 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Container {
     id: u64,
-    attempt: u64,
     pid: Pid,
     pidfd: OwnedFd,
     area: OwnedFd,
     /// Where its exit fact goes.
     folder: OwnedFd,
-    /// Kept so that no pipe breaks while both log and supervise are away.
-    pipes: [OwnedFd; 2],
+    /// Kept so that no pipe breaks while both log and supervise are away; nothing for one that nobody has started yet, and
+    /// for one whose output is its starter's alone.
+    pipes: Option<[OwnedFd; 2]>,
 }
 
 struct Zygote {
     supervise: Option<Connection>,
     listener: Listener,
     signals: OwnedFd,
+    null: OwnedFd,
     containers: Vec<Container>,
     retired: bool,
     identity: String,
@@ -69,6 +70,7 @@ pub(crate) fn run() -> Result<(), String> {
         supervise: Some(Connection::from_fd(pair).map_err(|e| said(&e))?),
         listener: Listener::from_fd(socket),
         signals,
+        null: File::open("/dev/null").map_err(|e| said(&e))?.into(),
         containers: Vec::new(),
         retired: false,
         identity: std::env::var("SHOAL_IDENTITY").unwrap_or_default(),
@@ -164,6 +166,12 @@ impl Zygote {
                     self.tell(&Msg::NotForked { id, why }, &[]);
                 }
             }
+            Msg::Keep { id } => {
+                let of = self.containers.iter_mut().find(|c| c.id == id);
+                if let (Some(c), Ok(pipes)) = (of, received.fds.try_into()) {
+                    c.pipes = Some(pipes);
+                }
+            }
             Msg::Adopt {} => self.introduce(),
             Msg::Retire {} => self.retired = true,
             Msg::End {} => return Next::End,
@@ -180,7 +188,8 @@ impl Zygote {
             let Some(supervise) = &self.supervise else { return };
             let c = &self.containers[at];
             let pid = c.pid.as_raw_nonzero().get().cast_unsigned();
-            let fds = [c.pidfd.as_fd(), c.area.as_fd(), c.pipes[0].as_fd(), c.pipes[1].as_fd()];
+            let [out, err] = c.pipes.as_ref().map_or([&self.null; 2], |p| [&p[0], &p[1]]);
+            let fds = [c.pidfd.as_fd(), c.area.as_fd(), out.as_fd(), err.as_fd()];
             if supervise.send_wait(&Msg::Child { id: c.id, pid }, &fds, PATIENCE).is_err() {
                 self.supervise = None;
                 return;
@@ -190,7 +199,7 @@ impl Zygote {
     }
 
     fn launch(&mut self, id: u64, fds: Vec<OwnedFd>) -> Result<(), String> {
-        let [plan, stdin, stdout, stderr, area, status, folder, out, err, network]: [OwnedFd; 10] =
+        let [plan, stdin, stdout, stderr, area, gate, folder, network]: [OwnedFd; 8] =
             fds.try_into().map_err(|_| "descriptors are missing".to_owned())?;
         let bytes = shoal_ipc::read_sealed(&plan, Launch::MAX).map_err(|e| e.to_string())?;
         let launch = Launch::decode(&bytes).map_err(|e| e.to_string())?;
@@ -208,7 +217,7 @@ impl Zygote {
         let prepared = std::mem::replace(&mut self.fresh, UnshareFlags::empty());
         let missing = if jailed { AHEAD.difference(prepared) } else { UnshareFlags::empty() };
         let namespaces = if jailed { AT_BIRTH | missing } else { UnshareFlags::empty() };
-        let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), area.as_fd(), status.as_fd()];
+        let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), area.as_fd(), gate.as_fd()];
         let network = match launch.network {
             NetworkPlace::Nowhere => None,
             NetworkPlace::Given => Some(network.as_fd()),
@@ -223,12 +232,11 @@ impl Zygote {
         self.tell(&Msg::Forked { id, pid }, &[forked.pidfd.as_fd()]);
         self.containers.push(Container {
             id,
-            attempt: launch.attempt,
             pid: forked.pid,
             pidfd: forked.pidfd,
             area,
             folder,
-            pipes: [out, err],
+            pipes: None,
         });
         Ok(())
     }
@@ -264,6 +272,6 @@ fn fact_of(c: &Container, status: WaitStatus) -> ExitFact {
 /// Writes the fact once: whoever else reaped first has the word.
 fn keep(c: &Container, fact: &ExitFact) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = openat(&c.folder, format!("end-{}", c.attempt), flags, Mode::RUSR | Mode::WUSR)?;
+    let file = openat(&c.folder, format!("end-{}", c.id), flags, Mode::RUSR | Mode::WUSR)?;
     File::from(file).write_all(&fact.encode())
 }

@@ -92,7 +92,10 @@ fn what_must_be_granted_is_told() {
         let scratch = tempfile::tempdir().unwrap();
         let result = make(&wat::parse_str(text).unwrap(), scratch.path());
         let CompileResult::Done { needs, .. } = result else { panic!("{result:?}") };
-        assert_eq!(needs, Needs { min_pages: 7, socket_import: Some("sock_open".into()) });
+        assert_eq!(
+            needs,
+            Needs { min_pages: 7, socket_import: Some("sock_open".into()), start_function: false }
+        );
     }
 }
 

@@ -67,6 +67,7 @@ impl Runner {
             wasm_pages: None,
             interpreter: false,
             entry: Entry::Start,
+            start_function: false,
         };
         let (task, area) = (sealed_memfd(&spec.encode())?, answer_area()?);
         let output = self.command(Folder::Run, "run", &path_of(&task), &area).output()?;

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// start: only shoal, runc, crun, wasmedge, wasmtime or exec
     #[arg(long)]
     only: Option<String>,
-    /// start, memory: programs that are built already
+    /// All but cpu and compile: programs that are built already
     #[arg(long, value_name = "DIR")]
     bins: Option<PathBuf>,
 }
@@ -97,7 +97,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let rows = match args.name.as_deref() {
         Some("cpu") => cpu::rows()?,
         Some("compile") => compile::rows()?,
-        None | Some("rollout" | "idle" | "size" | "help") => whole(&wanted)?,
+        None | Some("rollout" | "idle" | "size" | "help") => whole(&wanted, args.bins.as_deref())?,
         Some(name) => {
             bail!(
                 "no benchmark is called {name}: there are rollout, idle, size, help, start, memory, cpu and compile"
@@ -129,8 +129,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 }
 
 /// What needs all programs: sizes, starts of the command line, and a fleet.
-fn whole(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Row>> {
-    let dir = assemble(Profile::Release, false)?;
+fn whole(wanted: &dyn Fn(&str) -> bool, bins: Option<&Path>) -> Result<Vec<Row>> {
+    let dir = bins.map_or_else(|| assemble(Profile::Release, false), |dir| Ok(dir.to_owned()))?;
     let mut rows = Vec::new();
     if wanted("size") {
         rows.extend(size(&dir)?);

@@ -159,7 +159,8 @@ impl Device {
             },
             mounts: Vec::new(),
             readonly_rootfs: false,
-            restart: Restart::Never,
+            // As a service has it: the next start is expected, and may be made ready.
+            restart: Restart::Always,
             interpreter: false,
             self_test: None,
             probes: Vec::new(),

@@ -40,6 +40,7 @@ pub(super) fn run(case: &Case, bins: &Path) -> Result<Outcome> {
         wasm_pages: None,
         interpreter: true,
         entry: Entry::Start,
+        start_function: false,
     };
     let (task, area) = (sealed_memfd(&spec.encode())?, answer_area()?);
     let argv = EngineDirs::command(Some(&bins.join("engine/run")), &bins.join("shoal-runner"));

@@ -18,8 +18,8 @@ pub(crate) const HEALTHY_AFTER: u64 = 10;
 pub(crate) struct Starting {
     /// Who waits for the answer.
     pub(crate) peer: u64,
-    /// The child writes 1 once it is confined, or the step that failed; absent once it was read.
-    pub(crate) status: Option<OwnedFd>,
+    /// The child says 1 once it is confined, or the step that failed; absent once it was heard.
+    pub(crate) gate: Option<OwnedFd>,
 }
 
 /// A process that is gone, while its last lines are still on their way.

@@ -4,7 +4,6 @@
 
 use super::container::{Key, within};
 use super::probes::name;
-use super::start::pod_group;
 use super::{Refused, Supervise, refuse};
 use rustix::process::Signal;
 use shoal_ipc::{Cause, Layout, Limits, ProbeAction, ProbeKind, Restart, Ticket, TicketContainer};
@@ -125,11 +124,8 @@ impl Supervise {
         let attempt = self.containers.get(&owner).map_or(1, |c| c.record.state.attempt);
         let limits = within(&entry.limits, &ticket.limits);
         let code = self.code_for(&entry, ticket.sockets())?;
-        let launched = self.launch(0, key, attempt, &ticket, &entry, &limits, &code);
-        if launched.is_err() {
-            self.drop_groups(&ticket, &entry.name);
-        }
-        launched
+        let prepared = self.prepare(key, &ticket, &entry, &limits, &code)?;
+        self.release(0, attempt, &ticket, &entry, &limits, prepared)
     }
 
     /// Kills an entry, if it runs.
@@ -162,20 +158,6 @@ impl Supervise {
             Role::Probe(kind) => self.probe_answered(owner, kind, &answer),
             Role::PostStart => self.post_start_ended(owner, answer),
             Role::PreStop => self.ask_to_end(owner),
-        }
-    }
-
-    /// What an earlier supervise started beside this container is nobody's any more.
-    pub(super) fn drop_entries(&self, owner: Key) {
-        let Some(c) = self.containers.get(&owner) else { return };
-        let s = &c.record.state;
-        let pod = pod_group(self.policy.cgroup_parent(), &s.deployment, &s.ticket);
-        for role in ROLES {
-            let group = self.hierarchy.group(&format!("{pod}/{}", called(&s.name, role)));
-            group.kill();
-            if let Err(e) = group.remove() {
-                crate::say::error("a group of a probe or hook stays", &e);
-            }
         }
     }
 

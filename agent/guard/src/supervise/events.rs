@@ -2,6 +2,7 @@
 
 use super::container::Container;
 use super::container::Key;
+use super::graves::Grave;
 use super::jobs::Job;
 use super::table::From;
 use super::{Supervise, process};
@@ -21,7 +22,7 @@ pub(super) enum Token {
     Admit,
     Log,
     Peer(u64),
-    Status(Key),
+    Gate(Key),
     Adopted(Key),
     Zygote(u64),
     Probe(Key, ProbeKind),
@@ -57,8 +58,8 @@ impl Supervise {
         }
         for (key, c) in &self.containers {
             let Some(live) = &c.live else { continue };
-            if let Some(status) = live.starting.as_ref().and_then(|s| s.status.as_ref()) {
-                watched.push((Token::Status(*key), status.as_fd(), PollFlags::IN));
+            if let Some(gate) = live.starting.as_ref().and_then(|s| s.gate.as_ref()) {
+                watched.push((Token::Gate(*key), gate.as_fd(), PollFlags::IN));
             }
             for helper in &live.care.helpers {
                 watched.push((Token::Probe(*key, helper.kind), helper.answer.as_fd(), PollFlags::IN));
@@ -92,7 +93,8 @@ impl Supervise {
         let jobs = self.jobs.iter().filter_map(Job::deadline);
         let services =
             [self.admit.restart_at, self.log.restart_at, self.zygotes.restart_at].into_iter().flatten();
-        containers.chain(jobs).chain(services).chain(self.networks.deadline()).min()
+        let graves = self.graves.iter().map(Grave::due);
+        containers.chain(jobs).chain(services).chain(graves).chain(self.networks.deadline()).min()
     }
 
     pub(super) fn handle(&mut self, token: Token, signals: &OwnedFd) -> Next {
@@ -109,7 +111,7 @@ impl Supervise {
             Token::Admit => self.hear_service(From::Admit),
             Token::Log => self.hear_service(From::Log),
             Token::Peer(id) => self.hear_peer(id),
-            Token::Status(key) => self.status_ready(key),
+            Token::Gate(key) => self.gate_ready(key),
             Token::Probe(key, kind) => self.helper_answered(key, kind),
             Token::Adopted(key) => self.orphan_ended(key),
             Token::Zygote(n) => self.hear_zygote(n),

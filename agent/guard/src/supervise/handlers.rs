@@ -46,12 +46,16 @@ impl Supervise {
                 if let Some(held) = self.tickets.get_mut(&ticket) {
                     held.withdrawn = true;
                 }
+                self.drop_spares(&ticket, None);
                 if stop {
                     self.stop(&ticket, None, Duration::from_secs(grace.into()));
                 }
             }
             Msg::FactAck { id } => self.facts.acknowledged(id),
-            Msg::Done {} => self.complete = true,
+            Msg::Done {} => {
+                self.complete = true;
+                self.spares.look.extend(self.tickets.keys());
+            }
             Msg::Dropped { id, lines, end, stderr_tail } => self.stream_ended(id, lines, end, stderr_tail),
             _ => {}
         }
@@ -66,6 +70,8 @@ impl Supervise {
                 let id = ticket.id;
                 self.tickets.insert(id, Held { ticket, withdrawn: false, local: false });
                 self.resume_care(&id);
+                self.drop_spares(&id, None);
+                self.spares.look.insert(id);
             }
             Err(e) => say::error("a ticket is not taken", &e),
         }
@@ -133,13 +139,13 @@ impl Supervise {
             let why = allowed.err().unwrap_or_else(|| "a connection of events takes no requests".into());
             return self.answer(id, Msg::refused("not_admitted", why));
         }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.waiting = true;
+        }
         match self.act(id, msg, fds.pop()) {
             Ok(Some(answer)) => self.answer(id, answer),
-            Ok(None) => {
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.waiting = true;
-                }
-            }
+            // The answer is on its way already, or takes time.
+            Ok(None) => {}
             Err(Refused { code, detail }) => {
                 if code == "not_admitted" {
                     self.denied += 1;
@@ -220,6 +226,7 @@ impl Supervise {
             Msg::Status {} => Some(Msg::StatusIs { status: self.status() }),
             Msg::Shutdown {} => {
                 self.shutdown = Some(id);
+                self.drop_all_spares();
                 let tickets: Vec<Digest> = self.containers.keys().map(|k| k.0).collect();
                 for ticket in tickets {
                     self.stop(&ticket, None, Duration::from_secs(5));

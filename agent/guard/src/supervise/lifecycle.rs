@@ -4,13 +4,18 @@ use super::cause::{Evidence, combine, is_healthy_end};
 use super::container::{Container, Ending, HEALTHY_AFTER, Key, Live};
 use super::ends::Care;
 use super::entries::{is_entry, place_of};
+use super::graves::Grave;
+use super::prepare::pod_group;
 use super::record::{Record, start_ticks};
-use super::start::pod_group;
+use super::spares::comes_again;
 use super::zygotes::Found;
 use super::{Refused, Supervise, refuse, volumes};
 use crate::{clock, say};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use shoal_ipc::{Cause, Digest, EndRecord, ExitFact, FactEvent, Layout, Msg, StatsInfo, read_area};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -22,12 +27,18 @@ const AREA_FD: i32 = 3;
 
 impl Supervise {
     /// The child has said that it is confined, or why not, or nothing: then it is gone.
-    pub(super) fn status_ready(&mut self, key: Key) {
+    pub(super) fn gate_ready(&mut self, key: Key) {
         let Some(live) = self.containers.get_mut(&key).and_then(|c| c.live.as_mut()) else { return };
-        let Some(status) = live.starting.as_mut().and_then(|s| s.status.take()) else { return };
+        let Some(starting) = live.starting.as_mut() else { return };
+        let Some(gate) = &starting.gate else { return };
         let mut said = [0; 1024];
-        // Something waits, or the other end is closed: this never blocks.
-        let n = rustix::io::read(&status, &mut said).unwrap_or(0);
+        let n = match recv(gate, said.as_mut_slice(), RecvFlags::DONTWAIT) {
+            Ok((n, _)) => n,
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            // Whatever it had to say went with it.
+            Err(_) => 0,
+        };
+        starting.gate = None;
         match &said[..n] {
             // Gone before it could say anything: its end is not seen yet either way.
             [] | [1] => self.started(key),
@@ -63,7 +74,7 @@ impl Supervise {
     fn started(&mut self, key: Key) {
         let Some(c) = self.containers.get_mut(&key) else { return };
         let Some(live) = &mut c.live else { return };
-        if live.pidfd.is_none() || live.starting.as_ref().is_none_or(|s| s.status.is_some()) {
+        if live.pidfd.is_none() || live.starting.as_ref().is_none_or(|s| s.gate.is_some()) {
             return;
         }
         let Some(starting) = live.starting.take() else { return };
@@ -101,7 +112,7 @@ impl Supervise {
         refused: Option<(String, String)>,
     ) {
         if self.containers.get(&key).and_then(|c| c.live.as_ref()).is_some_and(|l| l.starting.is_some()) {
-            self.status_ready(key);
+            self.gate_ready(key);
         }
         let Some(live) = self.containers.get_mut(&key).and_then(|c| c.live.as_mut()) else { return };
         match &mut live.ending {
@@ -121,26 +132,25 @@ impl Supervise {
         self.attached.remove(&key);
         self.inputs.remove(&key);
         let group = self.hierarchy.group(&c.record.group);
-        // Nothing of it may outlive its first process.
-        group.kill();
         let (ending, care) = (live.ending, live.care);
         let record = live.area.as_ref().and_then(|a| EndRecord::from_area(&read_area(a)));
+        let stats = group.stats();
         let cause = combine(Evidence {
             status: ending.as_ref().and_then(|e| e.status),
             record,
             oom: group.oom_kills() > 0,
             stopping: live.stop.is_some(),
             killed: care.killed,
-            spent: care.is_spent(self.uids.map(|_| group.stats().cpu_usage)),
+            spent: care.is_spent(self.uids.map(|_| stats.cpu_usage)),
             refused: ending.and_then(|e| e.refused),
         });
         let applied = std::mem::take(&mut c.record.state.stats.applied);
-        c.record.state.stats = StatsInfo { applied, ..group.stats() };
-        if let Err(e) = group.remove() {
-            say::error("a container's group stays", &e);
-        }
+        c.record.state.stats = StatsInfo { applied, ..stats };
+        // Nothing of it may outlive its first process: what is still in there is killed.
+        let grave = Grave::of(c.record.group.clone());
         if is_entry(key) {
             c.record.forget_exit_fact(&place_of(&self.layout, key));
+            self.bury(grave);
             return self.entry_ended(key, &cause);
         }
         let healthy = !c.record.state.healthy && is_healthy_end(&cause, c.record.restart);
@@ -156,7 +166,11 @@ impl Supervise {
         }
         let state = state.clone();
         crate::points::point("supervise::end");
-        if let Err(e) = c.record.save_durably(&self.layout.containers()) {
+        // An end after which it is started again is worth no wait for flash: after a power cut it is started too.
+        let place = self.layout.containers();
+        let again = comes_again(c.record.restart, Some(&cause));
+        let saved = if again { c.record.save(&place) } else { c.record.save_durably(&place) };
+        if let Err(e) = saved {
             say::error("the end of a container is not written down", &e);
         }
         c.record.forget_exit_fact(&self.layout.containers());
@@ -169,6 +183,8 @@ impl Supervise {
         self.broadcast(&Msg::Ended { state });
         self.end_entries(key);
         self.network_idle(&key.0);
+        self.bury(grave);
+        self.spares.look.insert(key.0);
     }
 
     /// Keeps a fact and sends it to admit.
@@ -208,6 +224,7 @@ impl Supervise {
                 job.expire();
             }
         }
+        self.graves_due();
     }
 
     fn container_due(&mut self, key: Key, now: Instant) {
@@ -260,6 +277,7 @@ impl Supervise {
             self.begin_stop(*key, grace);
         }
         self.network_stop(ticket, index);
+        self.drop_spares(ticket, index);
         u32::try_from(keys.len()).unwrap_or(u32::MAX)
     }
 
@@ -275,18 +293,16 @@ impl Supervise {
         let Some(name) = name else { return Ok(()) };
         let failed =
             |what: &str, e: &dyn std::error::Error| refuse("storage_unavailable", format!("{what}: {e}"));
+        self.drop_spares(ticket, None);
         for key in &keys {
             if let Some(c) = self.containers.get(key) {
-                let group = self.hierarchy.group(&c.record.group);
-                group.remove().map_err(|e| failed("remove a group", &e))?;
                 let folder = c.record.folder(&self.layout.containers());
                 fs::remove_dir_all(&folder).map_err(|e| failed("remove a container's folder", &e))?;
             }
             self.containers.remove(key);
         }
-        let pod = self.hierarchy.group(&pod_group(self.policy.cgroup_parent(), &name, ticket));
-        pod.remove().map_err(|e| failed("remove the pod's group", &e))?;
         self.drop_network(ticket);
+        self.bury(Grave::of(pod_group(self.policy.cgroup_parent(), &name, ticket)));
         volumes::drop_memory(&self.layout, ticket).map_err(|e| failed("remove volumes in memory", &e))?;
         self.tell_log(&Msg::DropPod { pod: Layout::pod_folder(&name, ticket) }, &[]);
         if self.is_local(ticket) {
@@ -311,7 +327,8 @@ impl Supervise {
     /// Finds the containers that an earlier supervise started: through their zygotes, or by their records.
     pub(super) fn adopt_all(&mut self) -> std::io::Result<()> {
         let mut found = self.find_zygotes()?;
-        for record in Record::load_all(&self.layout.containers())? {
+        let (records, pods) = Record::load_all(&self.layout.containers())?;
+        for record in records {
             // What comes before the others did its work for a boot that is over: its volumes in memory are gone.
             if record.init && !record.is_of_this_boot() {
                 fs::remove_dir_all(record.folder(&self.layout.containers()))?;
@@ -326,7 +343,6 @@ impl Supervise {
                 None => adopt(&record),
             };
             self.containers.insert(key, Container { record, live });
-            self.drop_entries(key);
             let c = self.containers.get(&key);
             if was_running && c.is_some_and(|c| c.live.is_none()) {
                 self.lost(key);
@@ -337,6 +353,7 @@ impl Supervise {
             say::line(format!("process {} is in no record and ends", stray.pid));
             let _ = pidfd_send_signal(&stray.pidfd, Signal::KILL);
         }
+        self.sweep_groups(pods);
         Ok(())
     }
 
@@ -357,9 +374,7 @@ impl Supervise {
         });
         let applied = std::mem::take(&mut c.record.state.stats.applied);
         c.record.state.stats = StatsInfo { applied, ..group.stats() };
-        if let Err(e) = group.remove() {
-            say::error("a container's group stays", &e);
-        }
+        let grave = Grave::of(c.record.group.clone());
         let healthy = !c.record.state.healthy && is_healthy_end(&cause, c.record.restart);
         let state = &mut c.record.state;
         state.healthy |= healthy;
@@ -373,6 +388,21 @@ impl Supervise {
             self.fact(key, FactEvent::Healthy);
         }
         self.fact(key, FactEvent::Ended { cause });
+        self.bury(grave);
+    }
+
+    /// What an earlier supervise had beside its containers (spares, probes, hooks) is nobody's any more.
+    fn sweep_groups(&mut self, mut pods: BTreeSet<String>) {
+        let named: BTreeSet<&String> = self.containers.values().map(|c| &c.record.group).collect();
+        let states = self.containers.values().map(|c| &c.record.state);
+        let parent = self.policy.cgroup_parent();
+        pods.extend(states.map(|s| pod_group(parent, &s.deployment, &s.ticket)));
+        let all = pods.iter().flat_map(|pod| self.hierarchy.group(pod).children());
+        // A pod's own group goes when nothing is left in it.
+        let empty = pods.iter().filter(|pod| !named.iter().any(|name| name.starts_with(&format!("{pod}/"))));
+        let left: Vec<Grave> =
+            all.filter(|name| !named.contains(name)).chain(empty.cloned()).map(Grave::of).collect();
+        self.graves.extend(left);
     }
 }
 

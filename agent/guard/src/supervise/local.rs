@@ -6,8 +6,9 @@
 use super::container::Key;
 use super::devices::is_device_path;
 use super::dirs::{sync_folder_of, write_durably};
+use super::graves::Grave;
 use super::policy::{Policy, is_plain_absolute};
-use super::start::pod_group;
+use super::prepare::pod_group;
 use super::{Held, Refused, Supervise, refuse, volumes};
 use crate::say;
 use shoal_ipc::{Digest, Layout, Msg, Network, TICKET_MAX, Ticket, VERSION, read_sealed};
@@ -142,6 +143,10 @@ impl Supervise {
             ));
         }
         write_durably(&self.local_file(&ticket.id), &bytes).map_err(storage("keep the ticket"))?;
+        self.drop_spares(&ticket.id, None);
+        self.spares.look.insert(ticket.id);
+        // Its limits may be others now.
+        self.pods.remove(&pod_group(self.policy.cgroup_parent(), &ticket.name, &ticket.id));
         self.tickets.insert(ticket.id, Held { ticket, withdrawn: false, local: true });
         Ok(())
     }
@@ -217,6 +222,7 @@ impl Supervise {
         let folder = c.record.folder(&self.layout.containers());
         fs::remove_dir_all(&folder).map_err(storage("remove the container's folder"))?;
         self.containers.remove(&key);
+        self.drop_spares(&key.0, Some(key.1));
         self.tell_log(&Msg::DropContainer { pod, container }, &[]);
         Ok(())
     }
@@ -238,8 +244,7 @@ impl Supervise {
         }
         self.tickets.remove(id);
         // A group that was made for a start that never came about.
-        let group = self.hierarchy.group(&pod_group(self.policy.cgroup_parent(), name, id)).remove();
-        group.map_err(|e| refuse(e.code(), e.to_string()))?;
+        self.bury(Grave::of(pod_group(self.policy.cgroup_parent(), name, id)));
         volumes::drop_persistent(&self.layout, name).map_err(storage("remove its kept volumes"))?;
         self.uid_book.release(name).map_err(storage("release its uid"))
     }

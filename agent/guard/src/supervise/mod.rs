@@ -17,6 +17,7 @@ mod entries;
 mod events;
 mod facts;
 mod fits;
+mod graves;
 mod handlers;
 mod hooks;
 mod jail;
@@ -27,12 +28,14 @@ mod local;
 mod network;
 mod peers;
 mod policy;
+mod prepare;
 pub(crate) mod probes;
 mod ready;
 mod record;
 mod runner;
 mod services;
 mod shutdown;
+mod spares;
 mod start;
 mod table;
 mod uids;
@@ -46,6 +49,7 @@ use cgroup::Hierarchy;
 use container::{Container, Key};
 use events::Next;
 use facts::Facts;
+use graves::Grave;
 use jobs::{Job, Proof, Trouble, Wanted};
 use network::Networks;
 use peers::Peer;
@@ -56,6 +60,7 @@ pub(crate) use services::{PAIR_FD, SOCKETS_FD};
 pub(crate) use shoal_confine::process;
 use shoal_ipc::{Digest, Layout, Listener, Ticket};
 pub(crate) use shutdown::stop_leftovers;
+use spares::Spares;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use table::From;
@@ -113,6 +118,10 @@ pub(crate) struct Supervise {
     /// Admission has sent all tickets that it has.
     complete: bool,
     containers: BTreeMap<Key, Container>,
+    spares: Spares,
+    graves: Vec<Grave>,
+    /// Groups of pods that were made and limited, as they stand.
+    pods: BTreeSet<String>,
     jobs: Vec<Job>,
     /// Modules that wait to be made ready.
     queue: VecDeque<Wanted>,
@@ -151,6 +160,7 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
             }
         }
         supervise.timers();
+        supervise.spares_due();
         if supervise.shutdown.is_some() && supervise.all_ended() {
             return supervise.tear_down();
         }
@@ -200,6 +210,9 @@ impl Supervise {
             inputs: BTreeMap::new(),
             complete: false,
             containers: BTreeMap::new(),
+            spares: Spares::default(),
+            graves: Vec::new(),
+            pods: BTreeSet::new(),
             jobs: Vec::new(),
             queue: VecDeque::new(),
             proof,

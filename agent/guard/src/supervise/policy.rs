@@ -17,6 +17,8 @@ pub(crate) struct Policy {
     pub(crate) cgroup_parent: Option<String>,
     /// Single uids.
     pub(crate) uids: UidTable,
+    /// Containers that are kept ready for their next start, in all (half a megabyte each); 0 for none.
+    pub(crate) spares: Option<usize>,
     /// What workloads may be granted.
     pub(crate) allow: Allow,
     /// How networks of pods' own are made.
@@ -98,6 +100,9 @@ impl Default for Compile {
         Self { memory: "512Mi".into(), seconds: 300, cpu: "100%".into(), jobs: 1, test_seconds: 30 }
     }
 }
+
+/// Without a word in the policy.
+const SPARES: usize = 4;
 
 /// The most that `compile.jobs` may be.
 pub(crate) const MAX_COMPILATIONS: usize = 8;
@@ -185,6 +190,11 @@ fn bytes(field: &'static str, text: &str) -> Result<u64, PolicyError> {
 }
 
 impl Policy {
+    /// See the field.
+    pub(crate) fn spares(&self) -> usize {
+        self.spares.unwrap_or(SPARES)
+    }
+
     /// Parses and checks.
     pub(crate) fn parse(text: &str) -> Result<Self, PolicyError> {
         let policy: Self = toml::from_str(text)?;

@@ -11,6 +11,14 @@ use std::path::PathBuf;
 /// Part of a disk that stays free: what nothing names is dropped before.
 const FREE: u64 = 64 << 20;
 
+/// Code that a container may start with.
+#[derive(Debug)]
+pub(super) struct Runnable {
+    pub(super) path: PathBuf,
+    /// Whether putting it together runs code of the guest's.
+    pub(super) start_function: bool,
+}
+
 /// What of a module's needs this container is not granted.
 fn unmet(needs: &Needs, container: &TicketContainer, sockets: bool) -> Option<Refused> {
     if let Some(name) = needs.socket_import.as_ref().filter(|_| !sockets) {
@@ -65,13 +73,13 @@ impl Supervise {
         &mut self,
         container: &TicketContainer,
         sockets: bool,
-    ) -> Result<PathBuf, Refused> {
+    ) -> Result<Runnable, Refused> {
         if let Some(missing) = container.files.iter().find(|f| !self.cache.has(&f.digest, false)) {
             return Err(refuse("cache_changed", format!("the file {} is not staged", missing.path)));
         }
         let (path, info) = self.code_of(container, sockets)?;
         if info.passed(container.self_test.as_ref()) {
-            return Ok(path);
+            return Ok(Runnable { path, start_function: info.needs.start_function });
         }
         Err(refuse("cache_changed", "the module has not passed its self-test yet"))
     }
@@ -151,7 +159,7 @@ mod tests {
 
     #[test]
     fn c3_an_import_without_its_grant_is_named_and_with_it_is_no_matter() {
-        let needs = Needs { min_pages: 1, socket_import: Some("sock_open".into()) };
+        let needs = Needs { min_pages: 1, socket_import: Some("sock_open".into()), start_function: false };
         let refused = unmet(&needs, &container(None), false).unwrap();
         assert_eq!(refused.code, "import_denied");
         assert!(refused.detail.contains("wasi_snapshot_preview1.sock_open"), "{}", refused.detail);
@@ -160,7 +168,7 @@ mod tests {
 
     #[test]
     fn memory_that_begins_above_the_limit_is_refused() {
-        let needs = Needs { min_pages: 17, socket_import: None };
+        let needs = Needs { min_pages: 17, socket_import: None, start_function: false };
         assert_eq!(unmet(&needs, &container(Some(16)), false).unwrap().code, "guest_memory");
         assert!(unmet(&needs, &container(Some(17)), false).is_none());
         assert!(unmet(&needs, &container(None), false).is_none());

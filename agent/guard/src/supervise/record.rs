@@ -1,7 +1,9 @@
 //! What supervise writes down of each container, so that a restarted one finds it again.
 
+use super::container::Key;
 use super::dirs::write_durably;
 use shoal_ipc::{ContainerState, Error, ExitFact, Field, Reader, Restart, Writer, decode, encode};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,9 @@ use std::time::Duration;
 
 /// The record, and what stands in for it when its writer died half-way: the next one, the one before.
 const NAMES: [&str; 3] = ["record", "record.new", "record.old"];
+
+/// The file with the name of the pod's group.
+const POD: &str = "pod";
 
 /// A container as of its latest start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +58,7 @@ impl Field for Record {
 impl Record {
     /// The container's folder below the folder of all.
     pub(crate) fn folder(&self, containers: &Path) -> PathBuf {
-        containers.join(format!("{}-{}", self.state.ticket.hex(), self.state.index))
+        folder_of(containers, (self.state.ticket, self.state.index))
     }
 
     /// Writes it beside what it describes. Not synced: when power goes, so do the processes. The one before steps aside
@@ -80,18 +85,21 @@ impl Record {
         write_durably(&folder.join("record"), &encode(self))
     }
 
-    /// All records; folders without a whole one are leftovers of a start that never came to be, and are removed.
-    pub(crate) fn load_all(containers: &Path) -> io::Result<Vec<Self>> {
-        let mut all = Vec::new();
+    /// All records. Folders without a whole one are leftovers of what was made ready and never started: they are removed, and
+    /// the names of their pods' groups given.
+    pub(crate) fn load_all(containers: &Path) -> io::Result<(Vec<Self>, BTreeSet<String>)> {
+        let (mut all, mut pods) = (Vec::new(), BTreeSet::new());
         for entry in fs::read_dir(containers)? {
             let path = entry?.path();
             let read = |name| decode::<Self>(&fs::read(path.join(name)).ok()?).ok();
-            match NAMES.into_iter().find_map(read) {
-                Some(record) => all.push(record),
-                None => fs::remove_dir_all(&path)?,
+            if let Some(record) = NAMES.into_iter().find_map(read) {
+                all.push(record);
+            } else {
+                pods.extend(fs::read_to_string(path.join(POD)).ok());
+                fs::remove_dir_all(&path)?;
             }
         }
-        Ok(all)
+        Ok((all, pods))
     }
 
     /// What its zygote wrote down of its end.
@@ -101,7 +109,7 @@ impl Record {
     }
 
     fn exit_file(&self, containers: &Path) -> PathBuf {
-        self.folder(containers).join(format!("end-{}", self.state.attempt))
+        self.folder(containers).join(format!("end-{}", self.stream))
     }
 
     /// Once the end stands in the record.
@@ -128,6 +136,17 @@ impl Record {
             && self.boot == boot_id()
             && start_ticks(self.state.pid).is_some_and(|t| t == self.start_ticks)
     }
+}
+
+/// A container's folder below the folder of all.
+pub(crate) fn folder_of(containers: &Path, key: Key) -> PathBuf {
+    containers.join(format!("{}-{}", key.0.hex(), key.1))
+}
+
+/// Leaves the name of its pod's group in a container's folder, for as long as no record has it.
+pub(crate) fn note_pod(folder: &Path, group: &str) -> io::Result<()> {
+    let file = folder.join(POD);
+    if file.exists() { Ok(()) } else { fs::write(file, group) }
 }
 
 /// Clock ticks a second, as every Linux shows them to programs.
@@ -187,13 +206,15 @@ mod tests {
         record().save(dir.path()).unwrap();
         fs::create_dir(dir.path().join("torn")).unwrap();
         fs::write(dir.path().join("torn/record.new"), b"x").unwrap();
-        assert_eq!(Record::load_all(dir.path()).unwrap(), [record()]);
+        note_pod(&dir.path().join("torn"), "shoal/y").unwrap();
+        let (all, pods) = Record::load_all(dir.path()).unwrap();
+        assert_eq!((all, pods), (vec![record()], BTreeSet::from(["shoal/y".to_owned()])));
         // A writer that died between its two renames left the next one and the one before.
         let folder = record().folder(dir.path());
         let second = Record { stream: 8, ..record() };
         second.save(dir.path()).unwrap();
         fs::rename(folder.join("record"), folder.join("record.new")).unwrap();
-        assert_eq!(Record::load_all(dir.path()).unwrap(), [second]);
+        assert_eq!(Record::load_all(dir.path()).unwrap().0, [second]);
         assert!(!dir.path().join("torn").exists());
     }
 

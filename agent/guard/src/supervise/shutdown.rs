@@ -1,6 +1,8 @@
 //! The end of everything, on request: containers, groups, mounts, services, sockets.
 
-use super::{Supervise, jobs, policy, process, start, volumes};
+use super::graves::Grave;
+use super::prepare::pod_group;
+use super::{Supervise, jobs, policy, process, volumes};
 use crate::say;
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,6 +21,7 @@ pub(crate) fn stop_leftovers(layout: Layout) -> anyhow::Result<()> {
         supervise.stop(&ticket, None, Duration::from_secs(2));
     }
     let signals = process::signal_descriptor().context("cannot watch signals")?;
+    supervise.drop_all_spares();
     while !supervise.all_ended() {
         for token in supervise.wait(&signals)? {
             supervise.handle(token, &signals);
@@ -30,19 +33,17 @@ pub(crate) fn stop_leftovers(layout: Layout) -> anyhow::Result<()> {
 
 impl Supervise {
     pub(super) fn all_ended(&self) -> bool {
-        self.jobs.is_empty() && self.containers.values().all(|c| c.live.is_none())
+        self.jobs.is_empty() && self.spares.is_empty() && self.containers.values().all(|c| c.live.is_none())
     }
 
     /// The end of everything: groups, mounts, services, sockets. Records and cache stay for the next start.
     pub(super) fn tear_down(&mut self) -> anyhow::Result<()> {
-        for c in self.containers.values() {
-            self.hierarchy.group(&c.record.group).remove()?;
-        }
         let parent = self.policy.cgroup_parent().to_owned();
-        for c in self.containers.values() {
-            let s = &c.record.state;
-            self.hierarchy.group(&start::pod_group(&parent, &s.deployment, &s.ticket)).remove()?;
-        }
+        let pods = self.containers.values().map(|c| (&c.record.state.deployment, &c.record.state.ticket));
+        let pods = pods.chain(self.tickets.values().map(|h| (&h.ticket.name, &h.ticket.id)));
+        let pods: Vec<Grave> = pods.map(|(name, id)| Grave::of(pod_group(&parent, name, id))).collect();
+        self.graves.extend(pods);
+        self.finish_graves();
         for slot in 0..policy::MAX_COMPILATIONS {
             self.hierarchy.group(&jobs::group_name(&parent, slot)).remove()?;
         }

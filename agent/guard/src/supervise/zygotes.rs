@@ -90,6 +90,18 @@ impl Zygotes {
         zygote.is_some_and(|n| self.all.contains_key(&n))
     }
 
+    /// Whether this one takes new containers, with runner and engine as they are now.
+    pub(super) fn is_current(&self, n: u64, identity: &str) -> bool {
+        self.current == Some(n) && self.all.get(&n).is_some_and(|z| z.identity == identity)
+    }
+
+    /// Tells one; one that is gone already shows elsewhere.
+    pub(super) fn tell(&self, n: u64, msg: &Msg, fds: &[BorrowedFd<'_>]) {
+        if let Some(z) = self.all.get(&n) {
+            let _ = z.connection.send_wait(msg, fds, PATIENCE);
+        }
+    }
+
     /// The process that takes new containers; 0 without one.
     pub(super) fn pid(&self) -> u32 {
         self.current.and_then(|n| self.all.get(&n)).map_or(0, |z| z.pid)
@@ -109,7 +121,7 @@ impl Zygotes {
 impl Supervise {
     /// Sees to it that there is a zygote when one is wanted, and that it is not an old one.
     pub(super) fn zygote_due(&mut self) {
-        if self.runner.is_there() && self.zygotes.restart_at.is_some_and(|t| t <= Instant::now()) {
+        if self.zygotes.restart_at.is_some_and(|t| t <= Instant::now()) && self.runner.is_there() {
             self.zygotes.restart_at = None;
             if self.zygotes.current.is_none()
                 && let Err(e) = self.start_zygote()
@@ -136,6 +148,7 @@ impl Supervise {
         {
             say::line("the zygote is renewed");
             self.zygotes.retire(n);
+            self.drop_spares_of(n);
         }
         match self.zygotes.current {
             Some(n) => Ok(n),
@@ -146,7 +159,7 @@ impl Supervise {
     }
 
     /// Has a container forked.
-    pub(super) fn send_launch(&mut self, id: u64, fds: &[BorrowedFd<'_>; 10]) -> Result<u64, Refused> {
+    pub(super) fn send_launch(&mut self, id: u64, fds: &[BorrowedFd<'_>; 8]) -> Result<u64, Refused> {
         for _ in 0..2 {
             let n = self.zygote()?;
             let Some(zygote) = self.zygotes.all.get_mut(&n) else { continue };
@@ -268,20 +281,20 @@ impl Supervise {
     fn zygote_says(&mut self, msg: Msg, fds: Vec<OwnedFd>) {
         match msg {
             Msg::Forked { id, pid } => {
-                if let (Some(key), Some(pidfd)) = (self.by_stream(id), fds.into_iter().next()) {
-                    self.forked(key, pid, pidfd);
+                let Some(pidfd) = fds.into_iter().next() else { return };
+                match self.by_stream(id) {
+                    Some(key) => self.forked(key, pid, pidfd),
+                    None => self.spare_forked(id, pid, pidfd),
                 }
             }
-            Msg::NotForked { id, why } => {
-                if let Some(key) = self.by_stream(id) {
-                    self.refuse_start(key, "kernel_unsupported", why);
-                }
-            }
-            Msg::Gone { id, code, signal, .. } => {
-                if let Some(key) = self.by_stream(id) {
-                    self.ended(key, code.map(Ok).or(signal.map(Err)), None);
-                }
-            }
+            Msg::NotForked { id, why } => match self.by_stream(id) {
+                Some(key) => self.refuse_start(key, "kernel_unsupported", why),
+                None => self.spare_gone(id, Some(&why)),
+            },
+            Msg::Gone { id, code, signal, .. } => match self.by_stream(id) {
+                Some(key) => self.ended(key, code.map(Ok).or(signal.map(Err)), None),
+                None => self.spare_gone(id, None),
+            },
             _ => {}
         }
     }
@@ -306,6 +319,7 @@ impl Supervise {
             }
             self.zygote_failed();
         }
+        self.spares_lost(n);
         // Those that it had not forked yet never will be.
         let unborn: Vec<Key> = self
             .containers

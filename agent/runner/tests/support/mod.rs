@@ -87,6 +87,7 @@ pub(crate) fn spec(code: &Path) -> Spec {
         wasm_pages: None,
         interpreter: false,
         entry: Entry::Start,
+        start_function: false,
     }
 }
 

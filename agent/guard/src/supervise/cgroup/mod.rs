@@ -169,6 +169,37 @@ impl Group {
         }
     }
 
+    /// Whether it is there, in all trees.
+    pub(crate) fn exists(&self) -> bool {
+        self.folders().iter().all(|f| f.is_dir())
+    }
+
+    /// The names of the groups in it.
+    pub(crate) fn children(&self) -> Vec<String> {
+        let mut all = std::collections::BTreeSet::new();
+        for entry in self.folders().iter().filter_map(|f| fs::read_dir(f).ok()).flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir())
+                && let Some(name) = entry.file_name().to_str()
+            {
+                all.insert(format!("{}/{name}", self.name));
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// Removes its folders, or the first of them that can be removed by now.
+    pub(crate) fn try_remove(&self) -> Result<(), GroupError> {
+        for folder in self.folders() {
+            match fs::remove_dir(&folder) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(GroupError::io("remove", &folder, e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Removes its folders; those that still hold processes stay and are told.
     pub(crate) fn remove(&self) -> Result<(), GroupError> {
         for folder in self.folders() {

@@ -143,31 +143,9 @@ fn cpuset(mounts: &Mounts, name: &str, limits: &Limits, applied: &mut Applied) -
     let Some(mount) = mounts.0.get("cpuset") else {
         return if asked { Err(GroupError::NoController("cpuset")) } else { Ok(()) };
     };
-    // From the top down: every parent needs members too.
-    let mut folder = mount.clone();
-    let parts: Vec<_> = Path::new(name).components().collect();
-    for (i, part) in parts.iter().enumerate() {
-        let parent = folder.clone();
-        folder.push(part);
-        let last = i + 1 == parts.len();
-        let set = controller::<CpuSetController>(&folder, CpuSetController::new);
-        for (file, wish, is_cpus) in
-            [("cpuset.cpus", &limits.cpuset_cpus, true), ("cpuset.mems", &limits.cpuset_mems, false)]
-        {
-            let path = folder.join(file);
-            let wanted = match wish {
-                Some(w) if last => w.clone(),
-                _ if !read(&path).trim().is_empty() => continue,
-                _ => read(&parent.join(file)).trim().to_owned(),
-            };
-            let done = if is_cpus { set.set_cpus(&wanted) } else { set.set_mems(&wanted) };
-            done.map_err(|e| library(&path, e))?;
-            let found = read(&path).trim().to_owned();
-            if !same_list(&wanted, &found) {
-                return Err(not_applied(path, &wanted, &found));
-            }
-        }
-    }
+    let folder = mount.join(name);
+    members(&folder, true, limits.cpuset_cpus.as_ref())?;
+    members(&folder, false, limits.cpuset_mems.as_ref())?;
     if limits.cpuset_cpus.is_some() {
         applied.cpuset_cpus = Some(read(&folder.join("cpuset.cpus")).trim().to_owned());
     }
@@ -175,6 +153,27 @@ fn cpuset(mounts: &Mounts, name: &str, limits: &Limits, applied: &mut Applied) -
         applied.cpuset_mems = Some(read(&folder.join("cpuset.mems")).trim().to_owned());
     }
     Ok(())
+}
+
+/// Sees to it that a group has CPUs, or memory nodes; those of its parent, which may have to get its own first, without a wish.
+/// The top of the tree has all.
+fn members(folder: &Path, cpus: bool, wish: Option<&String>) -> Result<String, GroupError> {
+    let path = folder.join(if cpus { "cpuset.cpus" } else { "cpuset.mems" });
+    let had = read(&path).trim().to_owned();
+    let wanted = match (wish, folder.parent()) {
+        (None, _) if !had.is_empty() => return Ok(had),
+        (Some(w), Some(parent)) => {
+            members(parent, cpus, None)?;
+            w.clone()
+        }
+        (None, Some(parent)) => members(parent, cpus, None)?,
+        (_, None) => return Err(not_applied(path, &"members", &had)),
+    };
+    let set = controller::<CpuSetController>(folder, CpuSetController::new);
+    let done = if cpus { set.set_cpus(&wanted) } else { set.set_mems(&wanted) };
+    done.map_err(|e| library(&path, e))?;
+    let found = read(&path).trim().to_owned();
+    if same_list(&wanted, &found) { Ok(found) } else { Err(not_applied(path, &wanted, &found)) }
 }
 
 pub(super) fn stats(mounts: &Mounts, name: &str) -> StatsInfo {

@@ -257,6 +257,7 @@ impl Supervise {
         if let Some(confined) = confined {
             confined.remove_scratch();
         }
+        self.spares.look.extend(self.tickets.keys());
         self.next_jobs();
     }
 }

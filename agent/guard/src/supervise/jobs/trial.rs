@@ -30,6 +30,7 @@ impl Supervise {
             wasm_pages: None,
             interpreter: wanted.mode == Mode::Interpreted,
             entry: Entry::Trial { self_test: wanted.self_test.clone() },
+            start_function: false,
         };
         let what = sealed_memfd(&spec.encode()).map_err(storage)?;
         let area = answer_area().map_err(storage)?;
