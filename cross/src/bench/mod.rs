@@ -142,7 +142,13 @@ fn whole(wanted: &dyn Fn(&str) -> bool, bins: Option<&Path>) -> Result<Vec<Row>>
         if !shoal_lab::is_root() {
             bail!("rollout and idle are measured as root: limits and users are part of them");
         }
-        rows.extend(fleet(&dir, wanted("rollout"), wanted("idle"))?);
+        if wanted("rollout") {
+            rows.extend(in_a_lab(&dir, 3, rollout)?);
+        }
+        if wanted("idle") {
+            // Alone, so that no other device shares its programs' pages.
+            rows.extend(in_a_lab(&dir, 1, idle)?);
+        }
     }
     Ok(rows)
 }
@@ -214,60 +220,58 @@ fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values[(values.len() * percent / 100).min(values.len() - 1)]
 }
 
-/// A controller and three devices: how fast a deployment gets there, and what they cost when nothing happens.
-fn fleet(bins: &Path, rollout: bool, idle: bool) -> Result<Vec<Row>> {
+/// Measures on a controller and so many devices, each ready for work.
+fn in_a_lab(
+    bins: &Path,
+    devices: usize,
+    measure: impl FnOnce(&Lab, &Path) -> Result<Vec<Row>>,
+) -> Result<Vec<Row>> {
     let dir = std::env::temp_dir().join(format!("shoal-bench-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
     let bins = Binaries::in_dir(bins)?.reachable_by_all(&dir.join("bin"))?;
     let mut lab = Lab::start(&bins, &dir, &format!("bench{}", std::process::id()))?;
-    for _ in 0..3 {
+    for _ in 0..devices {
         lab.add_device("bench=yes")?;
     }
-    let mut rows = Vec::new();
     // A device proves its engine once, when it is set up: that is no part of any roll-out.
     for device in &lab.devices {
         let proof = shoal_ipc::Layout::new(&device.root).proof();
         wait_until("the engine's proof", Duration::from_mins(1), || Ok(proof.exists().then_some(())))?;
     }
-    let sensor = paths::workspace().join("deploy/apps/prebuilt/sensor.wasm");
-    import(&lab, &sensor, "sensor:1")?;
-    let cold = apply(&lab, &dir, "first", "sensor:1")?;
-    if rollout {
-        let kib = float(fs::metadata(&sensor)?.len()) / 1024.0;
-        rows.push(Row::new(
-            format!("apply → running on 3 devices, cold module of {kib:.0} KiB"),
-            cold,
-            "s",
-            Some(2.0),
-        ));
-        let mut cached = Vec::new();
-        for n in 0..7 {
-            cached.push(apply(&lab, &dir, &format!("cached{n}"), "sensor:1")?);
-        }
-        rows.push(Row::new(
-            "apply → running on 3 devices, cached image, p50 of 7",
-            percentile(&mut cached, 50),
-            "s",
-            Some(1.0),
-        ));
-        rows.push(Row::new("the same, worst of 7", percentile(&mut cached, 100), "s", None));
-    }
-    if idle {
-        for n in 0..7 {
-            let name = format!("cached{n}");
-            // Only what `rollout` made is there to remove.
-            let _ = lab.operator.run(&["delete", "deployment", &name, "--yes"])?;
-        }
-        // What runs meanwhile has nothing to say: a sensor that reads once an hour.
-        let _ = lab.operator.run(&["delete", "deployment", "first", "--yes"])?;
-        deploy(&lab, &dir, "quiet", "sensor:1", "env: [{name: SENSOR_INTERVAL_MS, value: '3600000'}]")?;
-        std::thread::sleep(Duration::from_secs(20));
-        rows.extend(idle_rows(&lab)?);
-    }
+    let rows = measure(&lab, &dir)?;
     lab.stop()?;
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
     Ok(rows)
+}
+
+fn sensor() -> PathBuf {
+    paths::workspace().join("deploy/apps/prebuilt/sensor.wasm")
+}
+
+/// How fast a deployment gets to all devices.
+fn rollout(lab: &Lab, dir: &Path) -> Result<Vec<Row>> {
+    import(lab, &sensor(), "sensor:1")?;
+    let cold = apply(lab, dir, "first", "sensor:1")?;
+    let kib = float(fs::metadata(sensor())?.len()) / 1024.0;
+    let what = format!("apply → running on 3 devices, cold module of {kib:.0} KiB");
+    let mut rows = vec![Row::new(what, cold, "s", Some(2.0))];
+    let mut cached = Vec::new();
+    for n in 0..7 {
+        cached.push(apply(lab, dir, &format!("cached{n}"), "sensor:1")?);
+    }
+    let p50 = percentile(&mut cached, 50);
+    rows.push(Row::new("apply → running on 3 devices, cached image, p50 of 7", p50, "s", Some(1.0)));
+    rows.push(Row::new("the same, worst of 7", percentile(&mut cached, 100), "s", None));
+    Ok(rows)
+}
+
+/// What a device costs when nothing happens: a sensor that reads once an hour, deployed, compiled and started before.
+fn idle(lab: &Lab, dir: &Path) -> Result<Vec<Row>> {
+    import(lab, &sensor(), "sensor:1")?;
+    deploy(lab, dir, "quiet", "sensor:1", "env: [{name: SENSOR_INTERVAL_MS, value: '3600000'}]")?;
+    std::thread::sleep(Duration::from_secs(20));
+    idle_rows(lab)
 }
 
 fn import(lab: &Lab, module: &Path, reference: &str) -> Result<()> {
@@ -277,7 +281,7 @@ fn import(lab: &Lab, module: &Path, reference: &str) -> Result<()> {
     Ok(())
 }
 
-/// Seconds from the start of `shoal apply` until the controller knows that three devices run it.
+/// Seconds from the start of `shoal apply` until the controller knows that all devices run it.
 fn apply(lab: &Lab, dir: &Path, name: &str, image: &str) -> Result<f64> {
     deploy(lab, dir, name, image, "tty: false")
 }
@@ -294,13 +298,13 @@ fn deploy(lab: &Lab, dir: &Path, name: &str, image: &str, line: &str) -> Result<
     )?;
     let began = Instant::now();
     lab.operator.run(&["apply", "-f", file.to_str().context("a path that is not UTF-8")?, "--yes"])?.ok()?;
-    wait_until(&format!("{name} to run on three devices"), Duration::from_mins(1), || {
+    wait_until(&format!("{name} to run on all devices"), Duration::from_mins(1), || {
         let all = lab.operator.json(&["get", "pods"])?;
         let runs = |p: &&Value| {
             p["deployment"] == name && matches!(p["phase"].as_str(), Some("running" | "healthy"))
         };
         let count = all["pods"].as_array().map_or(0, |pods| pods.iter().filter(runs).count());
-        Ok((count >= 3).then_some(()))
+        Ok((count >= lab.devices.len()).then_some(()))
     })?;
     Ok(began.elapsed().as_secs_f64())
 }
@@ -326,7 +330,7 @@ fn idle_rows(lab: &Lab) -> Result<Vec<Row>> {
         let budget = if process.name.starts_with("shoal-agent") { 6.0 } else { 0.0 };
         rows.push(Row::new(format!("idle {}: wake-ups in a minute", process.name), woken, "", Some(budget)));
     }
-    rows.push(Row::new("idle device, all processes but containers: PSS", total, "MiB", None));
+    rows.push(Row::new("idle device, all processes but containers: PSS", total, "MiB", Some(12.0)));
     Ok(rows)
 }
 
@@ -348,7 +352,9 @@ fn device_processes(root: &str) -> Result<Vec<Process>> {
         }
         // Only the runner is started through a loader of its own.
         if words.iter().any(|w| w.contains("ld-linux")) {
-            found.push(Process { pid, name: "container".to_owned() });
+            let forked = parent(pid).is_some_and(|p| names_root(p, root) && is_zygote(p));
+            let name = if forked { "container" } else { "shoal-runner zygote" };
+            found.push(Process { pid, name: name.to_owned() });
             continue;
         }
         let binary = words
@@ -367,6 +373,10 @@ fn device_processes(root: &str) -> Result<Vec<Process>> {
         bail!("no process of the device under {root} was found");
     }
     Ok(found)
+}
+
+fn is_zygote(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split(|b| *b == 0).any(|w| w == b"zygote"))
 }
 
 fn parent(pid: u32) -> Option<u32> {
