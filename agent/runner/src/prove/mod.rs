@@ -65,6 +65,13 @@ fn compare(name: &str, module: &[u8]) -> Result<u32, Apart> {
         let what = what.to_owned();
         move |e: Box<wasmedge_sdk::error::WasmEdgeError>| Apart::Unmade(format!("{name}: {what}: {e}"))
     };
+    // On a full disk the engine's linker may leave what was there before, and say nothing: the code of another module.
+    match std::fs::remove_file("out.so") {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Apart::Unmade(format!("{name}: remove the code before it: {e}")));
+        }
+        _ => {}
+    }
     to_native(module).map_err(failed("it cannot be compiled"))?;
     let mut native =
         Side::of(RunMode::Aot, |l| l.from_file(Path::new("out.so"))).map_err(failed("compiled"))?;

@@ -46,7 +46,7 @@ impl Proof {
 }
 
 /// Seconds until the proof is tried again after it could not be made.
-const AGAIN: Duration = Duration::from_mins(1);
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Why there is no proof, and since when.
 #[derive(Debug)]
