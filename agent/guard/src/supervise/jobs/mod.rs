@@ -96,11 +96,17 @@ fn failed(what: &str) -> impl Fn(std::io::Error) -> Refused {
     move |e| refuse("storage_unavailable", format!("{what}: {e}"))
 }
 
+/// A job that had no room for what it wrote into a mapped file dies of this.
+const NO_ROOM: i32 = libc::SIGBUS;
+
 /// What a confined job failed of, where it gave no answer.
 fn why_without_answer(status: Result<i32, i32>, oom: bool, memory: &str) -> (&'static str, String) {
     match status {
         _ if oom => ("oom_killed", format!("it took more than {memory} of memory")),
         Ok(code) => ("trap", format!("it exited with {code} and no result")),
+        Err(NO_ROOM) => {
+            ("storage_unavailable", "its code could not be written (is the disk full?)".to_owned())
+        }
         Err(signal) => ("trap", format!("it died by signal {signal}")),
     }
 }
@@ -283,4 +289,17 @@ pub(super) fn no_compiler() -> Refused {
         "this device has the engine without its compiler: put the folder `compile` of the engine beside its folder `run` \
          (`cargo xtask engine` makes both), or deploy with `engine: interpreter`",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_without_an_answer_failed_of_memory_of_room_or_of_itself() {
+        let code = |status, oom| why_without_answer(status, oom, "1Mi").0;
+        assert_eq!(code(Err(libc::SIGKILL), true), "oom_killed");
+        assert_eq!(code(Err(libc::SIGBUS), false), "storage_unavailable");
+        assert_eq!((code(Err(libc::SIGSEGV), false), code(Ok(1), false)), ("trap", "trap"));
+    }
 }

@@ -4,7 +4,7 @@
 use super::super::cache::{Engine, Mode};
 use super::super::{Refused, Supervise, dirs, refuse};
 use super::confined::Task;
-use super::{End, Job, RunnerJob, Work, no_compiler, why_without_answer};
+use super::{End, Job, NO_ROOM, RunnerJob, Work, no_compiler, why_without_answer};
 use crate::say;
 use shoal_ipc::{Digest, Error, Field, ProofRecord, Reader, Writer, answer_area, decode, encode, read_area};
 use std::fs;
@@ -126,7 +126,8 @@ impl Supervise {
         }
     }
 
-    /// A process that died of the corpus is as bad as a wrong result; one that was killed for time or memory says nothing.
+    /// A process that died of the corpus is as bad as a wrong result; one that was killed for time or memory, or
+    /// had no room for its code, says nothing.
     pub(super) fn proof_ended(&mut self, end: &End) {
         let record = end.area.as_ref().and_then(|a| ProofRecord::from_area(&read_area(a)));
         let record = match record {
@@ -135,7 +136,7 @@ impl Supervise {
                 return self.proof_not_started(&refuse("storage_unavailable", why));
             }
             Some(record) if !end.expired => record,
-            _ if end.expired || end.oom => {
+            _ if end.expired || end.oom || end.status == Err(NO_ROOM) => {
                 let (code, why) = why_without_answer(end.status, end.oom, &self.policy.compile.memory);
                 return self.proof_not_started(&refuse(code, format!("the engine's proof: {why}")));
             }
