@@ -21,6 +21,7 @@ mod test;
 #[cfg(test)]
 mod tidy;
 mod tools;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ enum Task {
     Conformance(conformance::Args),
     Guests(guests::Args),
     Setup(tools::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Task::Conformance(args) => conformance::main(&args).map(success),
         Task::Guests(args) => guests::main(&args).map(success),
         Task::Setup(args) => tools::main(&args).map(success),
+        Task::Vm(args) => vm::main(&args).map(success),
     };
     match done {
         Ok(code) => code,

@@ -221,7 +221,7 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
 }
 
 /// Passed and failed of a line `test result: ok. 3 passed; 0 failed; …`.
-fn parse_result(line: &str) -> Option<(u64, u64)> {
+pub(crate) fn parse_result(line: &str) -> Option<(u64, u64)> {
     let rest = line.strip_prefix("test result: ")?.split_once(". ")?.1;
     let number = |word: &str| rest.split("; ").find_map(|part| part.strip_suffix(word)?.trim().parse().ok());
     Some((number("passed")?, number("failed")?))

@@ -122,8 +122,10 @@ fn a_pod_that_ends_well_becomes_last_good_and_a_running_one_is_stopped() {
     assert_eq!(field("NSpid:").split_whitespace().last(), Some("1"), "the first process of its own tree");
     let memory = std::fs::metadata(format!("/proc/{pid}/mem")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&memory), 0, "its memory is not its own to open");
-    let open: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().collect();
-    assert!(open.len() <= 5, "standard streams, the answer and the guest's folder: {open:?}");
+    // Standard streams, the answer and the guest's folder; its gate too until it is through.
+    wait_for("the gate closed and nothing else open", || {
+        (std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() <= 5).then_some(())
+    });
     for ns in ["net", "mnt", "ipc", "uts", "pid", "cgroup"] {
         assert_ne!(own(ns), std::fs::read_link(format!("/proc/self/ns/{ns}")).unwrap(), "{ns}");
     }

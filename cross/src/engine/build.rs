@@ -78,14 +78,55 @@ pub(crate) fn build_static(
     if !features.is_empty() {
         command.args(["--features", &features.join(",")]);
     }
-    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", arch.triple_in_env());
-    command.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS");
+    link_statically(&mut command, arch);
     process::run(&mut command).with_context(|| format!("build {package} as a static program"))?;
     let binary = artifact(package, arch, profile)?;
     if has_interpreter(&std::fs::read(&binary).with_context(|| format!("read {}", binary.display()))?)? {
         bail!("{} asks for a dynamic loader although it was built with +crt-static", binary.display());
     }
     Ok(binary)
+}
+
+/// Builds these integration tests of a package, and its programs, as static programs: each test's name and binary.
+pub(crate) fn build_static_tests(
+    package: &str,
+    arch: Arch,
+    tests: &[String],
+) -> Result<Vec<(String, PathBuf)>> {
+    let mut command = cargo_build(package, arch, Profile::Dev);
+    command.args(tests.iter().flat_map(|name| ["--test", name]));
+    command.args(["--message-format", "json-render-diagnostics"]);
+    link_statically(&mut command, arch);
+    command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::inherit());
+    let done = command.output().context("start cargo")?;
+    if !done.status.success() {
+        bail!("build the tests of {package} as static programs: cargo ended with {}", done.status);
+    }
+    let built = parse_tests(&String::from_utf8_lossy(&done.stdout));
+    tests
+        .iter()
+        .map(|name| {
+            let found = built.iter().find(|(built, _)| built == name).cloned();
+            found.with_context(|| format!("cargo reported success but named no program for the test {name}"))
+        })
+        .collect()
+}
+
+/// The tests among cargo's messages, with their programs.
+fn parse_tests(messages: &str) -> Vec<(String, PathBuf)> {
+    let test = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let target = message.get("target")?;
+        let is_test = target.get("kind")?.as_array()?.iter().any(|kind| kind == "test");
+        let program = message.get("executable")?.as_str()?;
+        is_test.then_some((target.get("name")?.as_str()?.to_owned(), PathBuf::from(program)))
+    };
+    messages.lines().filter_map(test).collect()
+}
+
+fn link_statically(command: &mut Command, arch: Arch) {
+    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", arch.triple_in_env());
+    command.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS");
 }
 
 fn cargo_build(package: &str, arch: Arch, profile: Profile) -> Command {
@@ -128,6 +169,15 @@ fn has_interpreter(elf: &[u8]) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_are_told_from_programs_and_libraries() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"b"},"executable":"/t/b"}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"c"},"executable":"/t/deps/c-1"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(parse_tests(messages), [("c".to_owned(), PathBuf::from("/t/deps/c-1"))]);
+    }
 
     #[test]
     fn a_dynamic_program_is_told_from_one_without_a_loader() {

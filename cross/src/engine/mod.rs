@@ -14,7 +14,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-pub(crate) use build::{Profile, build_runner, build_static};
+pub(crate) use build::{Profile, build_runner, build_static, build_static_tests};
 pub(crate) use command::{Args, main};
 
 use crate::apt::Unavailable;
