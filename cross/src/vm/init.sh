@@ -28,7 +28,7 @@ export SHOAL_LIBEXEC=/shoal TMPDIR=/tmp
 # Shown output: libtest would keep to itself that a test skipped, and count it as passed.
 while read -r name seconds; do
     echo "@start $name"
-    timeout -s KILL "$seconds" "/tests/$name" --test-threads 1 --show-output < /dev/null
+    timeout -s KILL "$seconds" "/tests/$name" --test-threads 1 < /dev/null
     echo "@end $name $?"
 done < /tests/list
 echo "@done"
