@@ -43,7 +43,7 @@ fn live(d: &mut Deployment, action: ProbeAction) {
 #[test]
 fn s16_probes_hooks_and_init_containers_that_make_no_sense_are_malformed() {
     let mut fleet = Fleet::new();
-    let changes: [Change; 19] = [
+    let changes: [Change; 22] = [
         |d| live(d, exec(File { digest: shoal_protocol::ids::Digest::of(b"elsewhere"), ..second() })),
         |d| live(d, ProbeAction::Exec { module: second(), argv: vec![] }),
         |d| live(d, ProbeAction::Tcp { port: 80 }),
@@ -78,6 +78,12 @@ fn s16_probes_hooks_and_init_containers_that_make_no_sense_are_malformed() {
         },
         |d| d.template.resources.cpu_seconds = Some(0),
         |d| d.template.containers[0].resources.wall_seconds = Some(0),
+        |d| d.template.resources.disk = Some(DiskLimits::default()),
+        |d| d.template.resources.disk = Some(DiskLimits { write_bps: Some(4095), ..DiskLimits::default() }),
+        |d| {
+            let disk = DiskLimits { read_bps: Some(1 << 20), write_iops: Some(0), ..DiskLimits::default() };
+            d.template.containers[0].resources.disk = Some(disk);
+        },
     ];
     for change in changes {
         let mut d = sound(&fleet);
@@ -90,7 +96,7 @@ fn s16_probes_hooks_and_init_containers_that_make_no_sense_are_malformed() {
 #[test]
 fn sound_probes_hooks_and_limits_are_accepted_once_they_are_built() {
     let fleet = Fleet::new();
-    let changes: [Change; 8] = [
+    let changes: [Change; 9] = [
         |d| live(d, exec(second())),
         |d| live(d, fresh("/data/beat")),
         |d| {
@@ -106,6 +112,7 @@ fn sound_probes_hooks_and_limits_are_accepted_once_they_are_built() {
         |d| d.template.init_containers = vec![container("init")],
         |d| d.template.resources.wall_seconds = Some(60),
         |d| d.template.containers[0].resources.cpu_seconds = Some(60),
+        |d| d.template.resources.disk = Some(DiskLimits { read_iops: Some(1), ..DiskLimits::default() }),
     ];
     for change in changes {
         let mut d = sound(&fleet);

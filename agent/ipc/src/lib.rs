@@ -32,9 +32,9 @@ pub use ticket::{
     TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, VolumeSource,
 };
 pub use types::{
-    Applied, Cause, CompiledInfo, ContainerState, DeviceInfo, Digest, EnrollMaterial, FactEvent, FactList,
-    FeatureSet, GuardStatus, HeldRevision, HeldRole, ModuleState, PrepareStage, RefusalCount, SignedFact,
-    SnapshotInfo, StatsInfo, TrustSummary,
+    Applied, Cause, CompiledInfo, ContainerState, DeviceInfo, Digest, DiskLimits, EnrollMaterial, FactEvent,
+    FactList, FeatureSet, GuardStatus, HeldRevision, HeldRole, ModuleState, PrepareStage, RefusalCount,
+    SignedFact, SnapshotInfo, StatsInfo, TrustSummary,
 };
 pub use wire::{Field, Reader, Writer, decode, encode};
 

@@ -1,7 +1,7 @@
 //! The ticket: admission's permission to stage or start exactly this, and nothing else.
 
-use crate::Digest;
 use crate::wire::{layout, tagged};
+use crate::{Digest, DiskLimits};
 
 /// The largest ticket, bytes.
 pub const TICKET_MAX: usize = 64 * 1024;
@@ -151,6 +151,8 @@ layout! {
         pub cpu_seconds: Option<u64>,
         /// Seconds that one run may last.
         pub wall_seconds: Option<u64>,
+        /// Use of disks.
+        pub disk: DiskLimits,
     }
 
     /// A regular file of the image, by content.

@@ -146,6 +146,19 @@ tagged! {
 }
 
 layout! {
+    /// How fast each disk may be used; words as in cgroup v2's `io.max`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct DiskLimits {
+        /// Bytes read in a second.
+        pub read_bps: Option<u64>,
+        /// Bytes written in a second.
+        pub write_bps: Option<u64>,
+        /// Reads in a second.
+        pub read_iops: Option<u64>,
+        /// Writes in a second.
+        pub write_iops: Option<u64>,
+    }
+
     /// Limits as the kernel reports them after they were set; absent where none was asked for.
     #[derive(Debug, Clone, PartialEq, Eq, Default)]
     pub struct Applied {
@@ -167,6 +180,8 @@ layout! {
         pub pids_limit: Option<u64>,
         /// −1000 to 1000.
         pub oom_score_adj: Option<i64>,
+        /// Of each disk that the device had at the start.
+        pub disk: DiskLimits,
     }
 
     /// A container's use of memory and CPU.

@@ -239,6 +239,11 @@ fn resources(r: &Resources) -> Vec<(&'static str, String)> {
     put("wasmMemory", r.wasm_pages.map(|p| show_bytes(p.saturating_mul(65_536))));
     put("cpuSeconds", r.cpu_seconds.map(|v| v.to_string()));
     put("wallSeconds", r.wall_seconds.map(|v| v.to_string()));
+    let disk = r.disk.unwrap_or_default();
+    put("diskReadBps", disk.read_bps.map(show_bytes));
+    put("diskWriteBps", disk.write_bps.map(show_bytes));
+    put("diskReadIops", disk.read_iops.map(|v| v.to_string()));
+    put("diskWriteIops", disk.write_iops.map(|v| v.to_string()));
     out
 }
 

@@ -3,6 +3,7 @@
 mod compile;
 mod cpu;
 mod engine_job;
+mod memory;
 pub(crate) mod start;
 
 use std::fs;
@@ -88,7 +89,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         };
         let found = match name {
             "start" => start::run(&dir, args.rounds, args.only.as_deref())?,
-            _ => start::memory(&dir, args.rounds)?,
+            _ => memory::measure(&dir, args.rounds)?,
         };
         let text = if args.json { found.to_string() } else { serde_json::to_string_pretty(&found)? };
         output::result(&text);

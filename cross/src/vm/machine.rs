@@ -11,7 +11,9 @@ use crate::pins::Pins;
 use crate::{fetch, layout, paths};
 
 /// Raised when the layout of the folder changes.
-const LAYOUT: &str = "vm layout 1";
+const LAYOUT: &str = "vm layout 2";
+/// What the device needs of the kernel beyond what is built in.
+const MODULES: [&str; 2] = ["drivers/block/virtio_blk.ko.xz", "fs/overlayfs/overlay.ko.xz"];
 
 /// An architecture's entry.
 struct Model {
@@ -61,16 +63,24 @@ impl Machine {
         self.dir.join("busybox")
     }
 
-    /// QEMU with this initramfs: its first serial port is the command's own output, the second one goes into `log`.
-    pub(crate) fn command(&self, initramfs: &Path, log: &Path) -> Command {
+    /// The folder of kernel modules for the inside.
+    pub(crate) fn modules(&self) -> PathBuf {
+        self.dir.join("modules")
+    }
+
+    /// QEMU with this initramfs and disk: its first serial port is the command's own output, the second one goes into `log`.
+    pub(crate) fn command(&self, initramfs: &Path, disk: &Path, log: &Path) -> Command {
+        // A comma in a path would begin QEMU's next option.
+        let option = |path: &Path| path.display().to_string().replace(',', ",,");
         let lib = self.dir.join("lib");
         let mut command = Command::new(lib.join(Arch::X86_64.loader()));
         command.arg("--library-path").arg(&lib).arg(self.dir.join(self.model.program));
         command.arg("-L").arg(self.dir.join("firmware")).args(self.model.board);
         command.args(["-smp", "2", "-m", "3072", "-nodefaults", "-no-user-config", "-no-reboot"]);
         command.args(["-display", "none", "-serial", "stdio", "-serial"]);
-        // A comma in a path would begin QEMU's next option.
-        command.arg(format!("file:{}", log.display().to_string().replace(',', ",,")));
+        command.arg(format!("file:{}", option(log)));
+        // Each run begins with an empty one: nothing on it has to outlive this QEMU.
+        command.args(["-drive", &format!("file={},format=raw,if=virtio,cache=unsafe", option(disk))]);
         command.arg("-kernel").arg(self.dir.join("kernel")).arg("-initrd").arg(initramfs);
         // A kernel that panics reboots at once, which ends this QEMU.
         command.args(["-append", &format!("console={} panic=-1", self.model.console)]);
@@ -89,6 +99,12 @@ fn lay_out(unpacked: &Path, new: &Path, model: &Model, host: Arch) -> Result<()>
     for entry in entries {
         let entry = entry.context("read SeaBIOS's package")?;
         layout::take(&entry.path(), &firmware.join(entry.file_name()))?;
+    }
+    let modules = fs::read_dir(unpacked.join("usr/lib/modules")).context("read the kernel's modules")?;
+    let of_kernel = modules.flatten().next().context("the kernel's package has no modules")?.path();
+    for module in MODULES {
+        let file = Path::new(module).file_name().context("a module's name")?;
+        layout::take(&of_kernel.join("kernel").join(module), &new.join("modules").join(file))?;
     }
     let mut boot = fs::read_dir(unpacked.join("boot")).context("read the kernel's package")?.flatten();
     let kernel = boot.find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz-"));

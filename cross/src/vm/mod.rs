@@ -1,5 +1,5 @@
 //! `cargo xtask vm`: a virtual device under QEMU, without KVM, whose only tree of control groups is v2, and guard's own
-//! integration tests inside it. The host is left as it is: no network, no disk, no root.
+//! integration tests inside it. The host is left as it is: no network, no disk of its own, no root.
 
 mod cpio;
 mod machine;
@@ -26,6 +26,8 @@ const SELECTION: [&str; 6] = ["unified", "containers", "zygote", "spares", "read
 const BOOT: Duration = Duration::from_mins(2);
 /// For one test file; emulation is some ten times slower than this machine.
 const TEST_SECONDS: u64 = 900;
+/// The device's disk, bytes; a sparse file here.
+const DISK: u64 = 2 << 30;
 /// Where the runner and the engine are on the device.
 const HOME: &str = "/shoal";
 
@@ -57,8 +59,10 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         &format!("{} ({:.0} s)", crate::fetch::mib(size), began.elapsed().as_secs_f64()),
     );
 
-    let log = dir.join("console.log");
-    let tally = Guest::boot(machine.command(&initramfs, &log))?.follow();
+    let (disk, log) = (dir.join("disk.raw"), dir.join("console.log"));
+    let empty = File::create(&disk).and_then(|file| file.set_len(DISK));
+    empty.with_context(|| format!("create {}", disk.display()))?;
+    let tally = Guest::boot(machine.command(&initramfs, &disk, &log))?.follow();
     let tally = tally.with_context(|| format!("the device's console is in {}", log.display()))?;
     for name in &tally.skipped {
         output::warn(&format!("skipped: {name}"));
@@ -98,6 +102,7 @@ fn pack(machine: &Machine, engine: &Engine, tests: &[String], to: &Path) -> Resu
     }
     archive.text("/init", 0o755, include_str!("init.sh"))?;
     archive.file(&machine.busybox(), "/bin/busybox", 0o755)?;
+    archive.tree(&machine.modules(), "/modules")?;
     // Tests start guard by the path that cargo gave it when it built them.
     let path = guard.to_str().context("the target folder's path is not UTF-8")?;
     archive.file(&guard, path, 0o755)?;

@@ -312,7 +312,8 @@ fn check_image(form: &Form<'_>, c: &Container, image: &Image) -> Result<(), Refu
 
 fn check_resources(form: &Form<'_>, whose: &str, r: &Resources) -> Result<(), Refusal> {
     let within = |v: Option<u64>, least: u64, most: u64| v.is_none_or(|v| (least..=most).contains(&v));
-    let limits: [(&str, bool); 11] = [
+    let disk = r.disk.map(|d| [(d.read_bps, 4096), (d.write_bps, 4096), (d.read_iops, 1), (d.write_iops, 1)]);
+    let limits: [(&str, bool); 12] = [
         ("memory limit (64 KiB to 1 TiB)", within(r.memory_limit, 64 << 10, 1 << 40)),
         (
             "memory request (at most the limit)",
@@ -329,6 +330,13 @@ fn check_resources(form: &Form<'_>, whose: &str, r: &Resources) -> Result<(), Re
         (
             "list of CPUs or memory nodes (0-3,7)",
             [&r.cpuset_cpus, &r.cpuset_mems].into_iter().flatten().all(|l| is_list(l)),
+        ),
+        (
+            "disk limit (one at least; 4,096 bytes or 1 operation to 1 TiB a second)",
+            disk.is_none_or(|all| {
+                all.iter().any(|(v, _)| v.is_some())
+                    && all.iter().all(|(v, least)| within(*v, *least, 1 << 40))
+            }),
         ),
     ];
     for (what, holds) in limits {

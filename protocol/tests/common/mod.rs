@@ -377,6 +377,12 @@ pub mod full {
             wasm_pages: Some(256),
             cpu_seconds: Some(60),
             wall_seconds: Some(3600),
+            disk: Some(DiskLimits {
+                read_bps: Some(4096),
+                write_bps: Some(8192),
+                read_iops: Some(1),
+                write_iops: Some(2),
+            }),
         }
     }
 

@@ -1,9 +1,9 @@
 //! From an accepted deployment to its ticket. Pure; nothing is decided here but the form.
 
 use shoal_ipc::{
-    Digest, EnvVar, Limits, Network, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket, TicketContainer,
-    TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, VERSION,
-    VolumeSource,
+    Digest, DiskLimits, EnvVar, Limits, Network, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket,
+    TicketContainer, TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe,
+    TicketVolume, VERSION, VolumeSource,
 };
 use shoal_protocol::ids::Digest as Identity;
 use shoal_protocol::refusal::{Code, Refusal};
@@ -30,6 +30,12 @@ fn limits(r: &Resources) -> Limits {
         wasm_pages: r.wasm_pages.map(|p| u32::try_from(p).unwrap_or(u32::MAX)),
         cpu_seconds: r.cpu_seconds,
         wall_seconds: r.wall_seconds,
+        disk: r.disk.map_or_else(DiskLimits::default, |d| DiskLimits {
+            read_bps: d.read_bps,
+            write_bps: d.write_bps,
+            read_iops: d.read_iops,
+            write_iops: d.write_iops,
+        }),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::ends::Care;
 use super::record::Record;
 use rustix::process::{Signal, pidfd_send_signal};
-use shoal_ipc::{Digest, Limits};
+use shoal_ipc::{Digest, DiskLimits, Limits};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -107,6 +107,12 @@ pub(crate) fn within(own: &Limits, pod: &Limits) -> Limits {
     let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
     all.cpu_seconds = least(own.cpu_seconds, pod.cpu_seconds);
     all.wall_seconds = least(own.wall_seconds, pod.wall_seconds);
+    all.disk = DiskLimits {
+        read_bps: lower(own.disk.read_bps, pod.disk.read_bps),
+        write_bps: lower(own.disk.write_bps, pod.disk.write_bps),
+        read_iops: lower(own.disk.read_iops, pod.disk.read_iops),
+        write_iops: lower(own.disk.write_iops, pod.disk.write_iops),
+    };
     if let (Some(quota), Some(pod_quota)) = (own.cpu_quota, pod.cpu_quota) {
         let period = own.cpu_period.unwrap_or(100_000);
         let pod_period = pod.cpu_period.unwrap_or(100_000).max(1);

@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::named::PinnedImage;
 use serde_json::Value;
 use shoal_ipc::{
-    Digest, EnvVar, Limits, Network, Restart, TICKET_MAX, Ticket, TicketContainer, TicketDevice, TicketFile,
-    TicketMount, TicketPort, TicketVolume, VERSION, VolumeSource,
+    Digest, DiskLimits, EnvVar, Limits, Network, Restart, TICKET_MAX, Ticket, TicketContainer, TicketDevice,
+    TicketFile, TicketMount, TicketPort, TicketVolume, VERSION, VolumeSource,
 };
 
 /// Seconds between the request to stop and the kill, when nobody says how many.
@@ -55,6 +55,7 @@ fn limits(r: Option<&LinuxContainerResources>) -> Limits {
         wasm_pages: None,
         cpu_seconds: None,
         wall_seconds: None,
+        disk: DiskLimits::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::reader::{Field, Findings, Object};
 use super::tree::Value;
-use shoal_protocol::latest::Resources;
+use shoal_protocol::latest::{DiskLimits, Resources};
 
 /// The period that `cpu` quantities are turned into, microseconds.
 const PERIOD: u64 = 100_000;
@@ -53,6 +53,7 @@ pub(crate) fn kubernetes(field: &Field<'_>, f: &mut Findings) -> Resources {
         r.wasm_pages = limit(&mut l, "wasmMemory", f, Field::bytes).map(|b| b.div_ceil(PAGE));
         r.cpu_seconds = l.get("cpuSeconds").and_then(|x| x.count(f));
         r.wall_seconds = l.get("wallSeconds").and_then(|x| x.count(f));
+        r.disk = disk(&mut l, f);
         l.unsupported(
             "ephemeral-storage",
             f,
@@ -75,6 +76,17 @@ pub(crate) fn kubernetes(field: &Field<'_>, f: &mut Findings) -> Resources {
     o.finish(f);
     check(field, f, &r);
     r
+}
+
+/// Bytes and operations in a second, for each disk.
+fn disk(l: &mut Object<'_>, f: &mut Findings) -> Option<DiskLimits> {
+    let disk = DiskLimits {
+        read_bps: limit(l, "diskReadBps", f, Field::bytes),
+        write_bps: limit(l, "diskWriteBps", f, Field::bytes),
+        read_iops: limit(l, "diskReadIops", f, Field::count),
+        write_iops: limit(l, "diskWriteIops", f, Field::count),
+    };
+    (disk != DiskLimits::default()).then_some(disk)
 }
 
 /// CRI v1 `LinuxContainerResources`.
@@ -181,6 +193,10 @@ fn check(field: &Field<'_>, f: &mut Findings, r: &Resources) {
         };
         field.problem(f, text);
     }
+    let disk = r.disk.unwrap_or_default();
+    if [disk.read_bps, disk.write_bps].into_iter().flatten().any(|v| v < 4_096) {
+        field.problem(f, "a disk limit must be at least 4096 bytes a second; did you mean Ki or Mi?");
+    }
     if let (Some(request), Some(limit)) = (r.memory_request, r.memory_limit)
         && request > limit
     {
@@ -232,6 +248,20 @@ pub(crate) fn lower_wins(pod: &Resources, container: &mut Resources) -> Vec<Diff
     {
         container.pids_limit = Some(p);
     }
+    if let (Some(p), Some(c)) = (pod.disk, container.disk.as_mut()) {
+        for (what, unit, p, c) in [
+            ("disk read limit", " bytes/s", p.read_bps, &mut c.read_bps),
+            ("disk write limit", " bytes/s", p.write_bps, &mut c.write_bps),
+            ("disk read limit", " operations/s", p.read_iops, &mut c.read_iops),
+            ("disk write limit", " operations/s", p.write_iops, &mut c.write_iops),
+        ] {
+            if let (Some(p), Some(own)) = (p, *c)
+                && differ(what, unit, p, own)
+            {
+                *c = Some(p);
+            }
+        }
+    }
     said
 }
 
@@ -262,6 +292,21 @@ mod tests {
             (r.pids_limit, r.wasm_pages, r.cpu_shares, r.memory_request),
             (Some(16), Some(16), Some(2_048), Some(64 << 20))
         );
+    }
+
+    #[test]
+    fn disk_limits_are_bytes_and_operations_a_second() {
+        let (r, f) = read("{limits: {diskReadBps: 10Mi, diskWriteIops: 50}}", kubernetes);
+        assert!(f.problems.is_empty(), "{:?}", f.problems);
+        let wanted = DiskLimits { read_bps: Some(10 << 20), write_iops: Some(50), ..DiskLimits::default() };
+        assert_eq!(r.disk, Some(wanted));
+        let mut own = Resources {
+            disk: Some(DiskLimits { read_bps: Some(20 << 20), ..DiskLimits::default() }),
+            ..Resources::default()
+        };
+        let said = lower_wins(&r, &mut own);
+        assert_eq!(own.disk.and_then(|d| d.read_bps), Some(10 << 20));
+        assert!(said.len() == 1 && said[0].message.contains("disk read limit"), "{said:?}");
     }
 
     #[test]
@@ -297,6 +342,8 @@ mod tests {
             "{cpuset_cpus: 3-1}",
             "{cpuset_cpus: all}",
             "{oom_score_adj: 5000}",
+            "{limits: {diskReadBps: 100}}",
+            "{limits: {diskWriteIops: 0}}",
         ] {
             assert_eq!(read(yaml, kubernetes).1.problems.len(), 1, "{yaml}");
         }

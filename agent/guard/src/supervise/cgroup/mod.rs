@@ -2,10 +2,11 @@
 //!
 //! A limit counts only when the kernel reads it back; a controller that is not there is named, never skipped.
 
+mod disks;
 mod v1;
 mod v2;
 
-use shoal_ipc::{Applied, Limits, StatsInfo};
+use shoal_ipc::{Applied, DiskLimits, Limits, StatsInfo};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -103,6 +104,7 @@ pub(crate) fn asks_for_any(l: &Limits) -> bool {
         || l.cpuset_cpus.is_some()
         || l.cpuset_mems.is_some()
         || l.pids.is_some()
+        || l.disk != DiskLimits::default()
 }
 
 impl Group {

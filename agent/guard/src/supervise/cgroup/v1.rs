@@ -7,7 +7,7 @@ use cgroups_rs::fs::cpuset::CpuSetController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{ControllIdentifier, Controller, MaxValue, error::Error as LibraryError};
-use shoal_ipc::{Applied, Limits, StatsInfo};
+use shoal_ipc::{Applied, DiskLimits, Limits, StatsInfo};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,10 @@ fn library(path: &Path, e: LibraryError) -> GroupError {
 }
 
 pub(super) fn create(mounts: &Mounts, name: &str, limits: &Limits) -> Result<Applied, GroupError> {
+    if limits.disk != DiskLimits::default() {
+        // v1's blkio does not see what the kernel writes back later: a limit that is none.
+        return Err(GroupError::NoController("io (cgroup v2)"));
+    }
     for folder in mounts.folders(name) {
         fs::create_dir_all(&folder).map_err(|e| GroupError::io("make", &folder, e))?;
     }
@@ -215,5 +219,15 @@ mod tests {
         let m = Mounts(BTreeMap::from([("memory", dir.path().to_owned())]));
         let e = create(&m, "x", &Limits { pids: Some(3), ..Limits::default() }).unwrap_err();
         assert_eq!(e.code(), "kernel_unsupported");
+    }
+
+    #[test]
+    fn c3_a_disk_limit_that_v1_could_not_keep_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let m = Mounts(BTreeMap::from([("memory", dir.path().to_owned()), ("blkio", dir.path().to_owned())]));
+        let disk = DiskLimits { write_bps: Some(4096), ..DiskLimits::default() };
+        let e = create(&m, "x", &Limits { disk, ..Limits::default() }).unwrap_err();
+        assert_eq!(e.code(), "kernel_unsupported");
+        assert!(e.to_string().contains("cgroup v2"), "{e}");
     }
 }

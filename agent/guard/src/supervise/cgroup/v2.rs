@@ -2,8 +2,8 @@
 //!
 //! cgroups-rs is not used here: its v2 weights, swap, OOM events and removal are wrong.
 
-use super::{GroupError, keyed, not_applied, read, read_number, same_list, same_memory};
-use shoal_ipc::{Applied, Limits, StatsInfo};
+use super::{GroupError, disks, keyed, not_applied, read, read_number, same_list, same_memory};
+use shoal_ipc::{Applied, DiskLimits, Limits, StatsInfo};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +47,9 @@ fn needed(l: &Limits) -> Vec<&'static str> {
     if l.pids.is_some() {
         all.push("pids");
     }
+    if l.disk != DiskLimits::default() {
+        all.push("io");
+    }
     all
 }
 
@@ -56,8 +59,12 @@ pub(super) fn create(root: &Path, name: &str, limits: &Limits) -> Result<Applied
     if let Some(missing) = needed(limits).into_iter().find(|c| !has(c)) {
         return Err(GroupError::NoController(missing));
     }
-    let wanted: Vec<String> =
-        ["cpu", "cpuset", "memory", "pids"].iter().filter(|c| has(c)).map(|c| format!("+{c}")).collect();
+    let mut wanted: Vec<&str> = ["cpu", "cpuset", "memory", "pids"].into_iter().filter(|c| has(c)).collect();
+    if limits.disk != DiskLimits::default() {
+        // Only where it is asked for: it costs at each block that is read or written.
+        wanted.push("io");
+    }
+    let wanted: Vec<String> = wanted.iter().map(|c| format!("+{c}")).collect();
     // Each parent passes controllers on to its children; only groups without processes of their own may.
     let mut folder = root.to_owned();
     for part in Path::new(name).components() {
@@ -104,6 +111,10 @@ fn apply(folder: &Path, limits: &Limits) -> Result<Applied, GroupError> {
         let value = pids.to_string();
         set(&folder.join("pids.max"), &value, |found| found == value)?;
         applied.pids_limit = Some(pids);
+    }
+    if limits.disk != DiskLimits::default() {
+        disks::limit(folder, Path::new("/sys/block"), &limits.disk)?;
+        applied.disk = limits.disk;
     }
     Ok(applied)
 }
