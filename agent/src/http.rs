@@ -1,10 +1,10 @@
 //! Requests to the controller's API, and which of DNS, TCP, TLS, clock or credential it was when one fails (B7).
 
 use crate::failure::{Explained, Kind};
+use crate::tls;
 use anyhow::{Context, Result};
-use rustls::{CertificateError, ClientConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig};
 use serde::Deserialize;
-use std::error::Error as _;
 use std::time::Duration;
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -48,8 +48,17 @@ pub(crate) async fn post(
     body: Vec<u8>,
 ) -> Result<Vec<u8>, NoAnswer> {
     let url = format!("{}{path}", base.trim_end_matches('/'));
-    let sent = client.post(&url).header("content-type", "application/cbor").body(body).send().await;
-    let mut response = match sent {
+    answer(base, &url, client.post(&url).header("content-type", "application/cbor").body(body)).await
+}
+
+/// Gets what is at `path` of `base`.
+pub(crate) async fn get(client: &reqwest::Client, base: &str, path: &str) -> Result<Vec<u8>, NoAnswer> {
+    let url = format!("{}{path}", base.trim_end_matches('/'));
+    answer(base, &url, client.get(&url)).await
+}
+
+async fn answer(base: &str, url: &str, request: reqwest::RequestBuilder) -> Result<Vec<u8>, NoAnswer> {
+    let mut response = match request.send().await {
         Ok(r) => r,
         Err(e) => return Err(NoAnswer::Unreachable(diagnose(base, e).await)),
     };
@@ -97,22 +106,8 @@ pub(crate) async fn post(
 
 /// Names the layer at which a request failed.
 async fn diagnose(base: &str, error: reqwest::Error) -> anyhow::Error {
-    let mut tls = None;
-    let mut source = error.source();
-    while let Some(s) = source {
-        if let Some(e) = s.downcast_ref::<rustls::Error>() {
-            tls = Some(e.clone());
-        }
-        // An I/O error carries the TLS error inside, not as its source.
-        if let Some(e) =
-            s.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref()).and_then(|e| e.downcast_ref())
-        {
-            tls = Some(rustls::Error::clone(e));
-        }
-        source = s.source();
-    }
-    if let Some(e) = tls {
-        return tls_failure(base, &e).into();
+    if let Some(e) = tls::failure(&error) {
+        return tls_failure(base, e).into();
     }
     let (text, hint) = if let Some((host, port)) = host_port(base) {
         match tokio::time::timeout(CONNECT, tokio::net::lookup_host((host.as_str(), port))).await {
@@ -153,6 +148,10 @@ fn tls_failure(base: &str, error: &rustls::Error) -> Explained {
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => (
             "TLS: its certificate is not from the fleet's CA",
             "is this the right controller, or a proxy that opens TLS?",
+        ),
+        rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => (
+            "TLS: it calls this device's certificate expired",
+            "a running agent renews it by itself: shoal-agent status",
         ),
         _ => ("TLS: the handshake failed", "is this the controller's port?"),
     };

@@ -4,10 +4,10 @@
 //! that is too large ends the connection; since retained messages are not asked for and failures in a row wait longer and
 //! longer, a poisoned one cannot make it loop (B2). Never here: what a message means.
 
-use crate::entropy;
+use crate::{entropy, tls};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, Packet, PubAckReason, RetainForwardRule};
-use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, MqttOptions, StateError};
 use rumqttc::{TlsConfiguration, Transport};
 use rustls::ClientConfig;
 use shoal_agent_core::backoff;
@@ -41,6 +41,8 @@ pub(crate) struct LinkConfig {
     pub addresses: Vec<String>,
     /// The fleet's CA and the device's certificate.
     pub tls: Arc<ClientConfig>,
+    /// Goes up with each renewed certificate: the connection is made again with it.
+    pub renewals: u64,
 }
 
 /// What the connection tells.
@@ -49,7 +51,10 @@ pub(crate) enum LinkEvent {
     /// It is up and subscribed; publish through this.
     Up(AsyncClient),
     /// It is down; it comes back by itself.
-    Down,
+    Down {
+        /// The broker calls the device's certificate expired.
+        expired: bool,
+    },
     /// A message on this device's own branch, within its topic's size cap.
     Message {
         /// Which topic.
@@ -71,34 +76,82 @@ fn address(url: &str) -> Option<(&str, u16)> {
     (!host.is_empty()).then_some((host, port.parse().ok()?))
 }
 
+/// How a connection ended.
+enum End {
+    /// By itself, or it never began.
+    Lost { reason: String, expired: bool },
+    /// There is a newer certificate.
+    Renewed,
+}
+
+impl End {
+    fn lost(reason: impl Into<String>) -> Self {
+        Self::Lost { reason: reason.into(), expired: false }
+    }
+}
+
 /// Connects and reconnects until the receiver is dropped.
-pub(crate) async fn run(config: watch::Receiver<LinkConfig>, events: mpsc::Sender<LinkEvent>) {
+pub(crate) async fn run(mut config: watch::Receiver<LinkConfig>, events: mpsc::Sender<LinkEvent>) {
     let mut failures = 0_u32;
     let mut turn = 0_usize;
     loop {
-        let now = config.borrow().clone();
+        let now = config.borrow_and_update().clone();
         let begun = Instant::now();
         let url = now.addresses.get(turn % now.addresses.len().max(1)).cloned().unwrap_or_default();
         turn = turn.wrapping_add(1);
-        let reason = match address(&url) {
-            Some((host, port)) => connection(&now, host, port, &events).await,
-            None => format!("the root names no usable address ({url:?}); expected mqtts://host:port"),
+        let end = match address(&url) {
+            Some((host, port)) => tokio::select! {
+                end = connection(&now, host, port, &events) => end,
+                () = renewed(&mut config, now.renewals) => End::Renewed,
+            },
+            None => {
+                End::lost(format!("the root names no usable address ({url:?}); expected mqtts://host:port"))
+            }
         };
         failures = if begun.elapsed() >= STEADY { 1 } else { failures.saturating_add(1) };
-        let wait = backoff::connect_delay_ms(failures, entropy::draw());
-        tracing::info!(%url, %reason, failures, wait_ms = wait, "not connected to the controller");
-        if events.send(LinkEvent::Down).await.is_err() {
+        let (wait, expired) = match end {
+            // The address was good: the same again, at once. What was on its way is still in the outbox.
+            End::Renewed => {
+                tracing::info!(%url, "connecting again with the renewed certificate");
+                (failures, turn) = (0, turn.wrapping_sub(1));
+                (0, false)
+            }
+            End::Lost { reason, expired } => {
+                let wait = backoff::connect_delay_ms(failures, entropy::draw());
+                tracing::info!(%url, %reason, failures, wait_ms = wait, "not connected to the controller");
+                (wait, expired)
+            }
+        };
+        if events.send(LinkEvent::Down { expired }).await.is_err() {
             return;
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
+            () = renewed(&mut config, now.renewals) => failures = 0,
             () = events.closed() => return,
         }
     }
 }
 
+/// Returns once there is a certificate after the `renewals`-th. Loses nothing when it is dropped.
+async fn renewed(config: &mut watch::Receiver<LinkConfig>, renewals: u64) {
+    if config.wait_for(|c| c.renewals != renewals).await.is_err() {
+        // Nobody can renew any more; the daemon ends, and with it this task.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Whether the broker ended TLS because it calls this device's certificate expired.
+fn called_expired(error: &ConnectionError) -> bool {
+    match error {
+        // It is no `source()` there.
+        ConnectionError::MqttState(StateError::Deserialization(inside)) => tls::called_expired(inside),
+        other => tls::called_expired(other),
+    }
+}
+
 /// One connection from its beginning to its end; gives the reason of the end.
-async fn connection(config: &LinkConfig, host: &str, port: u16, events: &mpsc::Sender<LinkEvent>) -> String {
+async fn connection(config: &LinkConfig, host: &str, port: u16, events: &mpsc::Sender<LinkEvent>) -> End {
     let id = config.device.as_str();
     let mut options = MqttOptions::new(id, host, port);
     options
@@ -114,13 +167,13 @@ async fn connection(config: &LinkConfig, host: &str, port: u16, events: &mpsc::S
     let mut filter = Filter::new(Topic::filter_device(&config.fleet, &config.device), QoS::AtLeastOnce);
     filter.retain_forward_rule = RetainForwardRule::Never;
     if client.try_subscribe_many([filter]).is_err() {
-        return "the subscription could not be queued".to_owned();
+        return End::lost("the subscription could not be queued");
     }
     loop {
         let event = match eventloop.poll().await {
             Ok(Event::Incoming(packet)) => packet,
             Ok(Event::Outgoing(_)) => continue,
-            Err(e) => return e.to_string(),
+            Err(e) => return End::Lost { reason: e.to_string(), expired: called_expired(&e) },
         };
         let told = match event {
             Packet::SubAck(_) => events.send(LinkEvent::Up(client.clone())).await,
@@ -132,11 +185,11 @@ async fn connection(config: &LinkConfig, host: &str, port: u16, events: &mpsc::S
                 let reason = format!("{:?}", p.reason);
                 events.send(LinkEvent::PublishRefused { reason }).await
             }
-            Packet::Disconnect(d) => return format!("the broker ended it: {:?}", d.reason_code),
+            Packet::Disconnect(d) => return End::lost(format!("the broker ended it: {:?}", d.reason_code)),
             _ => Ok(()),
         };
         if told.is_err() {
-            return "the agent is stopping".to_owned();
+            return End::lost("the agent is stopping");
         }
     }
 }
@@ -175,7 +228,7 @@ mod tests {
 
     #[test]
     fn b1_foreign_branches_and_oversized_messages_are_dropped() {
-        let tls = crate::tls::client(&[], shoal_protocol::ids::Timestamp(0), None).unwrap();
+        let tls = tls::client(&[], shoal_protocol::ids::Timestamp(0), None).unwrap();
         let fleet: FleetId = "a".repeat(32).parse().unwrap();
         let device: DeviceId = "b".repeat(32).parse().unwrap();
         let other: DeviceId = "c".repeat(32).parse().unwrap();
@@ -184,6 +237,7 @@ mod tests {
             device: device.clone(),
             addresses: vec![],
             tls: Arc::new(tls),
+            renewals: 0,
         };
         let take = |topic: String, n: usize| incoming(&config, topic.as_bytes(), &vec![0; n]).is_some();
         assert!(take(Topic::Order.of(&fleet, &device), 100));

@@ -16,6 +16,7 @@ mod lock;
 mod output;
 mod points;
 mod privilege;
+mod renewal;
 mod store;
 mod system;
 mod tls;

@@ -25,6 +25,8 @@ points! {
     ENROLL_RECORD = "enroll_record";
     /// Enrolment: the controller answered.
     ENROLL_ANSWERED = "enroll_answered";
+    /// Renewal: the new certificate is proven, the old one still in its place.
+    RENEWED = "renewed";
     /// Enrolment: admit took the device record.
     ENROLL_RECORD_ADMITTED = "enroll_record_admitted";
     /// Store: before a record of a revision is committed.
@@ -78,6 +80,20 @@ pub(crate) fn hit(_name: &'static str) {}
 #[cfg(feature = "failpoints")]
 pub(crate) fn hit(name: &'static str) {
     fail::fail_point!(name);
+}
+
+/// Seconds that a test puts the clock back by `SHOAL_CLOCK_BEHIND`.
+#[cfg(feature = "failpoints")]
+pub(crate) fn clock_behind() -> u64 {
+    static BEHIND: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *BEHIND.get_or_init(|| std::env::var("SHOAL_CLOCK_BEHIND").ok().and_then(|s| s.parse().ok()).unwrap_or(0))
+}
+
+/// No test puts the clock back.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn clock_behind() -> u64 {
+    0
 }
 
 /// Arms the point that the environment names.

@@ -47,6 +47,15 @@ pub(crate) struct RunArgs {
     /// Host names or addresses by which operators and devices reach this machine, the best one first.
     #[arg(long = "name", value_name = "HOST[,HOST]", value_delimiter = ',')]
     pub(crate) names: Vec<String>,
+    /// How long a device's certificate lasts; a device renews it by itself at two thirds. Short lives are for tests.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = crate::pki::DEVICE_LIFE,
+        value_parser = clap::value_parser!(u64).range(20..=825 * 24 * 60 * 60),
+        env = "SHOALD_DEVICE_CERTIFICATE_LIFE"
+    )]
+    pub(crate) device_certificate_life: u64,
     /// The broker process's own numeric user and group, when shoald runs as root.
     #[arg(long, value_name = "UID", default_value_t = 62_883)]
     pub(crate) broker_uid: u32,

@@ -16,10 +16,12 @@ use shoal_protocol::latest::Key;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Days that a device's certificate lasts.
-const DEVICE_DAYS: u64 = 90;
-/// Days that the controller's own certificates last; they are made anew at each start.
-const OWN_DAYS: u64 = 825;
+/// Seconds that a device's certificate lasts unless `--device-certificate-life` says otherwise.
+pub(crate) const DEVICE_LIFE: u64 = 90 * DAY;
+/// Seconds that the controller's own certificates last; they are made anew at each start.
+const OWN_LIFE: u64 = 825 * DAY;
+/// A year before every token of every fleet.
+const FOUNDED: i32 = 2020;
 const DAY: u64 = 24 * 60 * 60;
 
 /// A certificate with its private key.
@@ -61,6 +63,8 @@ pub(crate) struct Peer {
 pub(crate) struct Authority {
     pub(crate) certificate_pem: String,
     pub(crate) certificate: CertificateDer<'static>,
+    /// Seconds that a device's certificate lasts.
+    pub(crate) device_life: u64,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -69,8 +73,8 @@ impl Authority {
     pub(crate) fn create(now: Timestamp) -> Result<(String, String)> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("making the CA's key")?;
         let mark = Digest::of(key.public_key_raw()).hex();
-        let mut params = named(&format!("Shoal fleet CA {}", &mark[..8]), now, 20 * 365)?;
-        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        let mut params = named(&format!("Shoal fleet CA {}", &mark[..8]), now, 20 * 365 * DAY)?;
+        params.not_before = rcgen::date_time_ymd(FOUNDED, 1, 1);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).context("making the CA's certificate")?;
@@ -84,6 +88,7 @@ impl Authority {
             certificate_pem: certificate_pem.to_owned(),
             certificate: CertificateDer::from_pem_slice(certificate_pem.as_bytes())
                 .context("reading the CA's certificate")?,
+            device_life: DEVICE_LIFE,
             issuer: Issuer::from_ca_cert_pem(certificate_pem, key).context("reading the CA's certificate")?,
         })
     }
@@ -97,7 +102,9 @@ impl Authority {
     pub(crate) fn server(&self, common_name: &str, names: &[String], now: Timestamp) -> Result<Leaf> {
         let mut params = CertificateParams::new(names)
             .with_context(|| format!("{names:?} are not all host names or addresses"))?;
-        fill(&mut params, common_name, now, OWN_DAYS)?;
+        fill(&mut params, common_name, now, OWN_LIFE)?;
+        // Made anew at each start: a device without a clock must not find it to begin after all that it knows of the time.
+        params.not_before = rcgen::date_time_ymd(FOUNDED, 1, 1);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.leaf(&params)
@@ -105,7 +112,7 @@ impl Authority {
 
     /// A client certificate for a part of the controller itself.
     pub(crate) fn client(&self, common_name: &str, now: Timestamp) -> Result<Leaf> {
-        let mut params = named(common_name, now, OWN_DAYS)?;
+        let mut params = named(common_name, now, OWN_LIFE)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.leaf(&params)
@@ -115,7 +122,7 @@ impl Authority {
     pub(crate) fn nobody(&self, now: Timestamp) -> Result<(DeviceId, Leaf)> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("making a key")?;
         let device = DeviceId::of_spki(&key.subject_public_key_info());
-        let mut params = named(device.as_str(), now, 1)?;
+        let mut params = named(device.as_str(), now, DAY)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         Ok((device, self.signed(&params, &key)?))
     }
@@ -133,14 +140,14 @@ impl Authority {
     /// A certificate for a device: the request proves its identity key, whose hash is the device's id and the
     /// certificate's only name. Nothing else in the request is taken over.
     pub(crate) fn device(&self, request: &Request, now: Timestamp) -> Result<Issued> {
-        let mut params = named(request.device.as_str(), now, DEVICE_DAYS)?;
+        let mut params = named(request.device.as_str(), now, self.device_life)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let serial = params.serial_number.as_ref().map(|s| hex::encode(s.to_bytes())).unwrap_or_default();
         let csr = CertificateSigningRequestParams { params, public_key: request.public_key.clone() };
         let certificate = csr.signed_by(&self.issuer).context("issuing a device's certificate")?;
-        Ok(Issued { der: certificate.der().to_vec(), serial, not_after: now.plus(DEVICE_DAYS * DAY) })
+        Ok(Issued { der: certificate.der().to_vec(), serial, not_after: now.plus(self.device_life) })
     }
 
     /// The trust of everyone in this fleet.
@@ -184,17 +191,17 @@ pub(crate) fn peer(der: &[u8]) -> Result<Peer> {
     Ok(Peer { common_name, serial: certificate.serial.to_str_radix(16) })
 }
 
-fn named(common_name: &str, now: Timestamp, days: u64) -> Result<CertificateParams> {
+fn named(common_name: &str, now: Timestamp, life: u64) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
-    fill(&mut params, common_name, now, days)?;
+    fill(&mut params, common_name, now, life)?;
     Ok(params)
 }
 
-fn fill(params: &mut CertificateParams, common_name: &str, now: Timestamp, days: u64) -> Result<()> {
+fn fill(params: &mut CertificateParams, common_name: &str, now: Timestamp, life: u64) -> Result<()> {
     let at = |t: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(t);
-    // A day's grace for clocks that are behind.
-    params.not_before = at(now.0.saturating_sub(DAY));
-    params.not_after = at(now.0 + days * DAY);
+    // Grace for clocks that are behind: a day, and of a short life a tenth.
+    params.not_before = at(now.0.saturating_sub(DAY.min(life / 10)));
+    params.not_after = at(now.0.saturating_add(life));
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.serial_number = Some(serial()?);

@@ -4,6 +4,8 @@ use crate::store::StoreError;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use shoal_controller_core::api::{ApiError, SnapshotRef};
+use shoal_protocol::Code;
+use shoal_protocol::ids::DeviceId;
 use shoal_protocol::refusal::Refusal;
 
 /// An error as the API gives it.
@@ -49,6 +51,14 @@ impl Problem {
 
     pub(crate) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// The device was decommissioned: its identity key counts no longer.
+    pub(crate) fn revoked(device: &DeviceId) -> Self {
+        let message = format!("device {device} was decommissioned");
+        Self::new(StatusCode::FORBIDDEN, Code::RevokedKey.as_str(), message).hint(
+            "ask the fleet's operator; a device comes back with a new identity: reset it, then enrol it",
+        )
     }
 
     pub(crate) fn not_initialized() -> Self {

@@ -49,7 +49,8 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
     };
     let (authority, _) = data.identity()?;
     let store = Store::open(&data.store()).map_err(|e| unusable(&args, e))?;
-    let (own, new_credential) = data.own(&store, endpoints.clone()).await?;
+    let (mut own, new_credential) = data.own(&store, endpoints.clone()).await?;
+    own.authority.device_life = args.device_certificate_life;
     let server = authority.server("shoald", &names.all, now())?;
     let controller = authority.client(CONTROLLER, now())?;
     let server_tls = Arc::new(tls::server(&authority, &server)?);
@@ -159,6 +160,7 @@ async fn remember_revocations(
         let Some(revoke) = revoke else { return };
         if let Ok(mut all) = revoked.write() {
             all.extend(revoke.serials.iter().cloned());
+            all.insert(revoke.client.clone());
         }
         if relay.send(revoke).await.is_err() {
             return;

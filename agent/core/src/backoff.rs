@@ -19,7 +19,7 @@ pub const CONNECT_CAP_MS: u64 = 300_000;
 /// The shortest wait before connecting again, milliseconds.
 pub const CONNECT_FLOOR_MS: u64 = 100;
 
-fn doubled(base: u64, cap: u64, failures: u32) -> u64 {
+pub(crate) fn doubled(base: u64, cap: u64, failures: u32) -> u64 {
     base.checked_shl(failures.saturating_sub(1).min(32)).unwrap_or(cap).min(cap)
 }
 

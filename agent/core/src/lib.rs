@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod plan;
 pub mod record;
+pub mod renewal;
 pub mod report;
 pub mod rollup;
 

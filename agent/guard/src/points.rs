@@ -31,6 +31,20 @@ pub(crate) fn list() -> String {
     ALL.map(|name| format!("{name}\n")).concat()
 }
 
+/// Seconds that a test puts the clock back by `SHOAL_CLOCK_BEHIND`.
+#[cfg(feature = "failpoints")]
+pub(crate) fn clock_behind() -> u64 {
+    static BEHIND: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *BEHIND.get_or_init(|| std::env::var("SHOAL_CLOCK_BEHIND").ok().and_then(|s| s.parse().ok()).unwrap_or(0))
+}
+
+/// No test puts the clock back.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn clock_behind() -> u64 {
+    0
+}
+
 /// Arms the point that the environment names.
 #[cfg(feature = "failpoints")]
 pub(crate) fn arm() -> anyhow::Result<()> {

@@ -34,6 +34,7 @@ impl Daemon {
         }
         self.root_version = root.version;
         self.api = root.controller.api;
+        self.renewal.ca = root.controller.ca;
         self.link.send_modify(|c| {
             c.addresses = root.controller.mqtt;
             c.tls = self.tls.clone();
@@ -120,12 +121,16 @@ impl Daemon {
             LinkEvent::Up(client) => {
                 tracing::info!("connected to the controller");
                 self.uplink = Some(Uplink::new(client));
+                self.renewal.connected();
                 self.refresh = true;
                 self.look().await;
                 self.hello();
                 self.send_pending();
             }
-            LinkEvent::Down => self.uplink = None,
+            LinkEvent::Down { expired } => {
+                self.uplink = None;
+                self.renewal.disconnected(expired);
+            }
             LinkEvent::Message { topic, payload } => self.message(topic, payload).await,
             LinkEvent::PublishRefused { reason } => {
                 tracing::warn!(%reason, "the broker did not take a message; it stays in the outbox");

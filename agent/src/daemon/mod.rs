@@ -14,6 +14,7 @@ mod execute;
 mod inbox;
 mod logs;
 mod opening;
+pub(crate) mod renew;
 mod report;
 mod sources;
 pub(crate) mod world;
@@ -25,6 +26,7 @@ use crate::{entropy, lock, privilege, tls};
 use anyhow::{Context, Result};
 use execute::Fetched;
 use opening::{first_look, not_enrolled, when_writable};
+use renew::Renewal;
 use report::Uplink;
 use shoal_agent_core::plan::plan;
 use shoal_agent_core::report::Coalescer;
@@ -59,6 +61,8 @@ enum Wake {
     Link(LinkEvent),
     /// A fetch ended.
     Fetched(Fetched),
+    /// A request for another certificate was answered, or not.
+    Renewed(Box<renew::Answer>),
     /// Time has come for what the plan, a report, the uplink or a retry waited for.
     Time,
     /// Everything is looked at again.
@@ -104,6 +108,7 @@ struct Daemon {
     root_version: u64,
     api: Vec<String>,
     tls: Arc<rustls::ClientConfig>,
+    renewal: Renewal,
     inbox: Vec<(shoal_protocol::topics::Topic, Vec<u8>)>,
     streams: Vec<tokio::task::JoinHandle<()>>,
     fetches: Arc<Semaphore>,
@@ -149,17 +154,20 @@ async fn serve(layout: &Layout) -> Result<()> {
     };
     let Some((fleet, floor, root)) = held else { return Err(not_enrolled(layout)) };
     let device = key.device();
+    let own = certificates.first().map_or_else(Vec::new, |c| c.to_vec());
     let tls = Arc::new(tls::client(&root.controller.ca, floor, Some((&key, certificates)))?);
     let config = LinkConfig {
         fleet: fleet.clone(),
         device: device.clone(),
         addresses: root.controller.mqtt.clone(),
         tls: tls.clone(),
+        renewals: 0,
     };
     let (link, link_config) = watch::channel(config);
     let (tell_link, mut hear_link) = mpsc::channel(64);
     tokio::spawn(link::run(link_config, tell_link));
     let (fetched, mut hear_fetched) = mpsc::channel(16);
+    let (answers, mut hear_renewal) = mpsc::channel(1);
     let facts_told = store.facts_in_outbox()?;
     let mut daemon = Daemon {
         name: files.load_name()?,
@@ -180,6 +188,7 @@ async fn serve(layout: &Layout) -> Result<()> {
         told: Told::default(),
         uplink: None,
         root_version: root.version,
+        renewal: Renewal::new(layout, &own, root.controller.ca, floor, answers),
         api: root.controller.api,
         inbox: Vec::new(),
         streams: Vec::new(),
@@ -203,6 +212,7 @@ async fn serve(layout: &Layout) -> Result<()> {
             Some(e) = hear_guard.recv() => Wake::Guard(e),
             Some(e) = hear_link.recv() => Wake::Link(e),
             Some(e) = hear_fetched.recv() => Wake::Fetched(e),
+            Some(e) = renew::answered(&mut hear_renewal) => e,
             () = tokio::time::sleep_until(at.into()) => if at >= resync { Wake::Resync } else { Wake::Time },
             _ = terminate.recv() => Wake::Stop("SIGTERM"),
             _ = interrupt.recv() => Wake::Stop("SIGINT"),
@@ -223,6 +233,7 @@ async fn serve(layout: &Layout) -> Result<()> {
             Wake::Guard(event) => daemon.guard_said(event),
             Wake::Link(event) => daemon.link_said(event).await,
             Wake::Fetched(fetched) => daemon.fetch_ended(fetched),
+            Wake::Renewed(answer) => daemon.renewal_ended(*answer),
         }
     }
 }
@@ -257,6 +268,7 @@ impl Daemon {
                 self.execute(step).await;
             }
         }
+        self.tend_certificate();
         self.note_changes();
         self.persist();
         if self.may_report() && self.coalescer.due() <= self.millis() {
@@ -329,7 +341,15 @@ impl Daemon {
         let report = self.begun + Duration::from_millis(self.coalescer.due());
         let report = self.may_report().then_some(report);
         let uplink = self.uplink.as_ref().map(Uplink::due);
-        let all = [self.next_plan, self.held_back, self.look_again, self.storage_retry, uplink, report];
+        let all = [
+            self.next_plan,
+            self.held_back,
+            self.look_again,
+            self.storage_retry,
+            uplink,
+            report,
+            self.renewal.due(),
+        ];
         all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + RESYNC)
     }
 }

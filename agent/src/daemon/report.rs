@@ -139,6 +139,9 @@ impl Daemon {
         add(self.storage_broken, "storage_unavailable");
         add(!self.admit_up, "admission_unavailable");
         add(!self.supervise_up, "supervision_unavailable");
+        for (yes, code) in self.renewal.conditions(world::now(&self.world.trust)) {
+            add(yes, code);
+        }
         all.sort();
         all
     }

@@ -1,14 +1,17 @@
 //! `shoal-agent status`: membership, trust, deployments and what each waits for.
 
 use super::gather;
+use crate::daemon::renew;
 use crate::daemon::world::now;
 use crate::identity::Files;
+use crate::renewal::{self, Trouble};
 use crate::store::Store;
 use crate::{lock, output};
 use anyhow::Result;
 use serde_json::{Value, json};
 use shoal_agent_core::record::cause_code;
 use shoal_ipc::Layout;
+use shoal_protocol::ids::Timestamp;
 use shoal_protocol::latest::{Cause, ContainerStatus, Phase, PodStatus};
 
 fn phase(phase: Phase) -> String {
@@ -102,6 +105,73 @@ fn container_json(c: &ContainerStatus) -> Value {
     })
 }
 
+/// The device's certificate, and how its renewal goes.
+struct Standing {
+    certificate: Option<renewal::Certificate>,
+    due: Option<u64>,
+    expired: bool,
+    trouble: Option<Trouble>,
+}
+
+impl Standing {
+    fn look(layout: &Layout, now: Timestamp) -> Result<Self> {
+        let files = Files::new(layout);
+        let certificate = files.load_certificates()?.first().and_then(|c| renewal::read(c).ok());
+        let due = match (&certificate, files.load_key()?) {
+            (Some(c), Some(key)) => Some(c.life.due(&key.device()).0),
+            _ => None,
+        };
+        let expired = certificate.as_ref().is_some_and(|c| c.life.has_ended(now));
+        Ok(Self { certificate, due, expired, trouble: Trouble::load(layout) })
+    }
+
+    fn conditions(&self, now: Timestamp) -> Vec<&'static str> {
+        let Some(c) = &self.certificate else { return Vec::new() };
+        let all = renew::conditions(&c.life, now, false, self.trouble.is_some());
+        all.into_iter().filter_map(|(yes, code)| yes.then_some(code)).collect()
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "serial": self.certificate.as_ref().map(|c| &c.serial),
+            "not_before": self.certificate.as_ref().map(|c| c.life.not_before.0),
+            "not_after": self.certificate.as_ref().map(|c| c.life.not_after.0),
+            "renew_at": self.due,
+            "expired": self.expired,
+            "failing": self.trouble,
+        })
+    }
+
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        let Some(c) = &self.certificate else { return Vec::new() };
+        let end = output::time(c.life.not_after.0);
+        let mut out = vec![(
+            "certificate",
+            if self.expired {
+                format!(
+                    "EXPIRED at {end}: a running agent renews it with its identity key as soon as the controller answers"
+                )
+            } else {
+                format!("until {end}, renewed from {}", output::time(self.due.unwrap_or_default()))
+            },
+        )];
+        if let Some(t) = &self.trouble {
+            out.push((
+                "renewal",
+                format!(
+                    "failed ×{} since {}, again at {}: {}",
+                    t.failures,
+                    output::time(t.since),
+                    output::time(t.next),
+                    t.error
+                ),
+            ));
+            out.push(("", t.hint.clone()));
+        }
+        out
+    }
+}
+
 /// `shoal-agent status`.
 pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
     let agent = lock::holder(&layout.agent_dir());
@@ -113,6 +183,9 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
     let outbox = Store::read_outbox_len(&layout.agent_db())?;
     let pods = world.statuses();
     let trust = &world.trust;
+    let standing = Standing::look(layout, now(trust))?;
+    let mut conditions: Vec<&str> = trust.conditions.iter().map(String::as_str).collect();
+    conditions.extend(standing.conditions(now(trust)));
     if as_json {
         output::json(&json!({
             "device": device, "name": name, "fleet": trust.fleet, "enrolled": enrolled, "agent_pid": agent,
@@ -121,7 +194,8 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
                 "version": s.version, "digest": s.digest.to_string(), "not_after": s.not_after,
             })),
             "labels": trust.device.as_ref().map(|d| d.labels.chunks(2).map(|l| l.join("=")).collect::<Vec<_>>()),
-            "conditions": trust.conditions,
+            "conditions": conditions,
+            "certificate": standing.json(),
             "unconfined": world.features.unconfined,
             "engine": world.features.engine,
             "cgroups": world.features.cgroup,
@@ -162,7 +236,10 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
     for missing in &f.missing {
         show("missing", missing);
     }
-    for condition in &trust.conditions {
+    for (key, value) in standing.lines() {
+        show(key, &value);
+    }
+    for condition in &conditions {
         show("condition", condition);
     }
     for r in &trust.refusals {

@@ -98,6 +98,7 @@ async fn serve() -> Result<()> {
             Command::Revoke { serials, client } => {
                 if let Ok(mut revoked) = gate.revoked.write() {
                     revoked.extend(serials);
+                    revoked.insert(client.clone());
                 }
                 kick(&scx, &client).await;
             }
@@ -252,7 +253,7 @@ impl Gate {
             return Some("the common name is no device's");
         }
         let serial = certificate.serial.as_deref().unwrap_or_default();
-        if self.revoked.read().map_or(true, |revoked| revoked.contains(serial)) {
+        if self.revoked.read().map_or(true, |revoked| revoked.contains(serial) || revoked.contains(name)) {
             return Some("the certificate was revoked");
         }
         // A last will is published without the publish hook: it is checked here or never.

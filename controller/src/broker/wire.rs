@@ -31,7 +31,7 @@ pub(crate) struct Start {
     pub(crate) ca: String,
     /// A client certificate that belongs to no device, to prove that the hooks deny.
     pub(crate) probe: Probe,
-    /// Serials that count no longer.
+    /// Serials and devices that count no longer.
     pub(crate) revoked: Vec<String>,
 }
 

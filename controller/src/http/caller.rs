@@ -5,10 +5,12 @@ use crate::app::App;
 use crate::pki::Peer;
 use crate::problem::Problem;
 use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use shoal_protocol::Code;
 use shoal_protocol::ids::{DeviceId, Digest};
 use std::sync::Arc;
 
@@ -21,6 +23,10 @@ pub(super) struct Operator;
 
 /// A device with a certificate that counts.
 pub(super) struct Device(pub(super) DeviceId);
+
+/// A device that wants another certificate: by the one it has, or without one. An expired one cannot be shown, since TLS
+/// ends at it.
+pub(super) struct Renewing(pub(super) Option<DeviceId>);
 
 /// Either.
 pub(super) struct Reader;
@@ -56,11 +62,32 @@ impl FromRequestParts<Arc<App>> for Device {
             .common_name
             .parse()
             .map_err(|_| Problem::forbidden("the client certificate is not a device's"))?;
-        match app.fleet().devices.get(&id) {
-            Some(device) if !device.file.revoked => Ok(Self(id)),
-            Some(_) => Err(Problem::forbidden(format!("device {id} was revoked"))),
-            None => Err(Problem::forbidden(format!("device {id} is not enrolled here"))),
+        counts(app, &id)?;
+        Ok(Self(id))
+    }
+}
+
+/// Whether this device's record is live: enrolled and not revoked.
+pub(super) fn counts(app: &App, id: &DeviceId) -> Result<(), Problem> {
+    match app.fleet().devices.get(id) {
+        Some(device) if !device.file.revoked => Ok(()),
+        Some(_) => Err(Problem::revoked(id)),
+        None => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            Code::UnknownKey.as_str(),
+            format!("device {id} is not enrolled here"),
+        )
+        .hint("enrol it with a join file of this fleet: shoal token create")),
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Renewing {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        if parts.extensions.get::<PeerCertificate>().is_none_or(|p| p.0.is_none()) {
+            return Ok(Self(None));
         }
+        Device::from_request_parts(parts, app).await.map(|Device(id)| Self(Some(id)))
     }
 }
 

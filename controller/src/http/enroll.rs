@@ -1,6 +1,6 @@
 //! How devices come in: tokens, enrolment, renewal.
 
-use super::caller::{Device, Operator};
+use super::caller::{Operator, Renewing, counts};
 use super::{Answer, SMALL, Shared, read, read_json};
 use crate::app::{App, now};
 use crate::fleet;
@@ -10,6 +10,7 @@ use crate::store::{Enrolment, Outcome};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use shoal_controller_core::{api, view};
@@ -21,6 +22,8 @@ use shoal_protocol::verify::{Verified, verify_as};
 
 /// Token, record and certificate request together.
 const REQUEST: usize = 32 << 10;
+/// Seconds between certificates for one device that shows none.
+const AGAIN: u64 = 30;
 
 pub(super) async fn post_token(_: Operator, State(app): Shared, body: Body) -> Answer<api::TokenAccepted> {
     let envelope = read_json::<api::PostToken>(body, SMALL).await?.token.0;
@@ -84,6 +87,7 @@ pub(super) async fn enroll(State(app): Shared, body: Body) -> Result<Response, P
     match app.store.enroll(enrolment).await? {
         Outcome::Enrolled | Outcome::Again => {}
         Outcome::Spent => return Err(no_proof("all uses of the token are spent")),
+        Outcome::Revoked => return Err(Problem::revoked(&device)),
         Outcome::Other => return Err(no_proof("this device enrolled before, with another record")),
     }
     {
@@ -101,17 +105,33 @@ pub(super) async fn enroll(State(app): Shared, body: Body) -> Result<Response, P
     Ok(response(&app, device, issued, token.document().minima.root_version))
 }
 
+/// Another certificate for the same identity key. Its signature below the request proves the key, which is all that a
+/// certificate would prove, so a device whose certificate ended while it was off comes back as long as its record is live.
+/// Whoever repeats an old request gets a certificate for a key that they do not have.
 pub(super) async fn renew(
-    Device(device): Device,
+    Renewing(caller): Renewing,
     State(app): Shared,
     body: Body,
 ) -> Result<Response, Problem> {
-    let csr = Request::parse(&read(body, REQUEST).await?).map_err(|e| no_proof(format!("{e:#}")))?;
-    if csr.device != device {
-        return Err(no_proof("the certificate request is not for the device's own identity key"));
+    let csr = Request::parse(&read(body, REQUEST).await?).map_err(|e| match caller {
+        Some(_) => no_proof(format!("{e:#}")),
+        None => Problem::unauthorized("there is neither a client certificate nor a device's own request"),
+    })?;
+    match &caller {
+        Some(device) if *device != csr.device => {
+            return Err(no_proof("the certificate request is not for the device's own identity key"));
+        }
+        Some(_) => {}
+        None => {
+            counts(&app, &csr.device)?;
+            not_too_often(&app, &csr.device)?;
+        }
     }
+    let device = csr.device.clone();
     let issued = app.authority.device(&csr, now())?;
-    app.store.add_certificate(device.clone(), issued.serial.clone(), issued.not_after).await?;
+    if !app.store.renew(device.clone(), issued.serial.clone(), issued.not_after, now()).await? {
+        return Err(Problem::revoked(&device));
+    }
     let held = {
         let mut fleet = app.fleet();
         let known = fleet.devices.get_mut(&device);
@@ -121,6 +141,19 @@ pub(super) async fn renew(
         })
     };
     Ok(response(&app, device, issued, held))
+}
+
+/// Without a certificate a repeated request costs its sender nothing: one is answered in a while, so that the store does not
+/// grow. A lost answer can be asked for again soon.
+fn not_too_often(app: &App, device: &DeviceId) -> Result<(), Problem> {
+    let newest = app.fleet().devices.get(device).and_then(|d| d.file.certificate_not_after);
+    let life = app.authority.device_life;
+    let again = newest.map_or(0, |end| end.0.saturating_sub(life) + AGAIN.min(life / 10));
+    if now().0 >= again {
+        return Ok(());
+    }
+    let message = format!("device {device} was given a certificate just now");
+    Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "invalid_request", message))
 }
 
 fn response(app: &App, device: DeviceId, issued: Issued, held_root: u64) -> Response {

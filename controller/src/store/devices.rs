@@ -49,6 +49,8 @@ pub(crate) enum Outcome {
     Spent,
     /// There is a device of this id with another record.
     Other,
+    /// The device was revoked: it gets nothing more.
+    Revoked,
 }
 
 /// A verified report to keep.
@@ -114,10 +116,14 @@ impl Store {
     pub(crate) async fn enroll(&self, e: Enrolment) -> Result<Outcome> {
         self.call("enrol a device", move |t| {
             let id = e.device.as_str();
-            let known: Option<Vec<u8>> =
-                t.query_row("SELECT record FROM devices WHERE id = ?1", [id], |r| r.get(0)).optional()?;
+            let known: Option<(Vec<u8>, bool)> = t
+                .query_row("SELECT record, revoked FROM devices WHERE id = ?1", [id], |r| {
+                    Ok((r.get(0)?, r.get(1)?))
+                })
+                .optional()?;
             let outcome = match known {
-                Some(record) if record == e.record => Outcome::Again,
+                Some((_, true)) => return Ok(Outcome::Revoked),
+                Some((record, false)) if record == e.record => Outcome::Again,
                 Some(_) => return Ok(Outcome::Other),
                 None => {
                     let spent = t.execute(
@@ -140,15 +146,28 @@ impl Store {
         .await
     }
 
-    /// Remembers a renewed certificate.
-    pub(crate) async fn add_certificate(
+    /// Remembers a renewed certificate, and forgets those that ended; whether the device is still live, which only this
+    /// transaction can say beside [`Store::revoke`].
+    pub(crate) async fn renew(
         &self,
         device: DeviceId,
         serial: String,
         not_after: Timestamp,
-    ) -> Result<()> {
-        self.call("keep a certificate", move |t| add_certificate(t, device.as_str(), &serial, not_after))
-            .await
+        now: Timestamp,
+    ) -> Result<bool> {
+        self.call("keep a certificate", move |t| {
+            let id = device.as_str();
+            let live: Option<bool> = t
+                .query_row("SELECT revoked = 0 FROM devices WHERE id = ?1", [id], |r| r.get(0))
+                .optional()?;
+            if live != Some(true) {
+                return Ok(false);
+            }
+            t.execute("DELETE FROM certificates WHERE device = ?1 AND not_after < ?2", (id, int(now.0)))?;
+            add_certificate(t, id, &serial, not_after)?;
+            Ok(true)
+        })
+        .await
     }
 
     /// Revokes a device: the serials of all its certificates.
@@ -163,12 +182,16 @@ impl Store {
         .await
     }
 
-    /// All serials that count no longer and have not ended by themselves.
+    /// All serials that count no longer and have not ended by themselves, and all devices that count no longer: whatever
+    /// certificate one of those shows.
     pub(crate) async fn revoked(&self, now: Timestamp) -> Result<Vec<String>> {
         self.call("read the revocations", move |t| {
-            t.prepare("SELECT serial FROM certificates WHERE revoked = 1 AND not_after > ?1")?
-                .query_map([int(now.0)], |r| r.get(0))?
-                .collect()
+            t.prepare(
+                "SELECT serial FROM certificates WHERE revoked = 1 AND not_after > ?1
+                 UNION ALL SELECT id FROM devices WHERE revoked = 1",
+            )?
+            .query_map([int(now.0)], |r| r.get(0))?
+            .collect()
         })
         .await
     }

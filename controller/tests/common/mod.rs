@@ -44,6 +44,8 @@ pub(crate) struct Shoald {
     pub(crate) api_port: u16,
     pub(crate) mqtt_port: u16,
     pub(crate) child: Option<Child>,
+    /// More arguments for its next start.
+    pub(crate) extra: Vec<String>,
 }
 
 impl Shoald {
@@ -53,6 +55,7 @@ impl Shoald {
             api_port: free_port(),
             mqtt_port: free_port(),
             child: None,
+            extra: Vec::new(),
         };
         shoald.start_again();
         shoald
@@ -69,6 +72,7 @@ impl Shoald {
             .arg(self.data())
             .arg(format!("--listen=127.0.0.1:{}", self.api_port))
             .arg(format!("--mqtt=127.0.0.1:{}", self.mqtt_port))
+            .args(&self.extra)
             .env("RUST_LOG", "info");
         command
     }

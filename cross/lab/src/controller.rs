@@ -18,6 +18,8 @@ pub struct Controller {
     pub api_port: u16,
     /// The broker's port on 127.0.0.1.
     pub mqtt_port: u16,
+    /// More arguments for its next start.
+    pub extra: Vec<String>,
     service: Option<Service>,
 }
 
@@ -27,14 +29,15 @@ fn free_port() -> Result<u16> {
 }
 
 impl Controller {
-    /// Starts it on free ports and waits until it answers.
-    pub fn start(bins: &Binaries, data: &Path) -> Result<Self> {
+    /// Starts it on free ports with these further arguments, and waits until it answers.
+    pub fn start(bins: &Binaries, data: &Path, extra: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(data)?;
         let mut controller = Self {
             bins: bins.clone(),
             data: data.to_owned(),
             api_port: free_port()?,
             mqtt_port: free_port()?,
+            extra: extra.iter().map(|&a| a.to_owned()).collect(),
             service: None,
         };
         controller.start_again()?;
@@ -49,7 +52,8 @@ impl Controller {
             .arg(&self.data)
             .args(["--listen", &format!("127.0.0.1:{}", self.api_port)])
             .args(["--mqtt", &format!("127.0.0.1:{}", self.mqtt_port)])
-            .args(["--name", "127.0.0.1"]);
+            .args(["--name", "127.0.0.1"])
+            .args(&self.extra);
         command
     }
 

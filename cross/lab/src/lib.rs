@@ -112,7 +112,12 @@ pub fn is_root() -> bool {
 impl Lab {
     /// A fleet of nothing but a running, initialised controller.
     pub fn start(bins: &Binaries, dir: &Path, tag: &str) -> Result<Self> {
-        let controller = Controller::start(bins, &dir.join("controller"))?;
+        Self::start_with(bins, dir, tag, &[])
+    }
+
+    /// The same, with further arguments of `shoald run`.
+    pub fn start_with(bins: &Binaries, dir: &Path, tag: &str, extra: &[&str]) -> Result<Self> {
+        let controller = Controller::start(bins, &dir.join("controller"), extra)?;
         let operator = Operator::new(bins, &dir.join("operator"))?;
         let lab = Self {
             dir: dir.to_owned(),

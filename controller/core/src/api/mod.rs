@@ -13,7 +13,7 @@
 //! | `POST /v1/tokens` | operator | [`PostToken`] | [`TokenAccepted`] |
 //! | `GET /v1/tokens` | operator | – | [`TokenList`] |
 //! | `POST /v1/enroll` | holder of a token | strict CBOR `EnrollRequest` | strict CBOR `EnrollResponse` |
-//! | `POST /v1/renew` | device, by its certificate | DER certificate request | strict CBOR `EnrollResponse` |
+//! | `POST /v1/renew` | device, by its certificate; by its identity key alone when that expired | DER certificate request | strict CBOR `EnrollResponse` |
 //! | `GET /v1/devices?selector=k=v,k2!=v` | operator | – | [`DeviceList`] |
 //! | `GET /v1/devices/{id}` | operator | – | [`Device`] with its pods and refusals |
 //! | `POST /v1/devices/{id}/record` | operator | [`PostRecord`] | [`RecordAccepted`] |

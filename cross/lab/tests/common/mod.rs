@@ -51,10 +51,15 @@ pub(crate) fn binaries() -> Binaries {
 
 /// An initialised controller without devices.
 pub(crate) fn fleet() -> Fleet {
+    controlled_by(&[])
+}
+
+/// The same, with further arguments of `shoald run`.
+pub(crate) fn controlled_by(extra: &[&str]) -> Fleet {
     let dir = open_dir();
     let n = FLEETS.fetch_add(1, Ordering::Relaxed);
     let tag = format!("t{}x{n}", std::process::id());
-    let lab = Lab::start(&binaries(), dir.path(), &tag).unwrap();
+    let lab = Lab::start_with(&binaries(), dir.path(), &tag, extra).unwrap();
     Fleet { lab, dir }
 }
 
