@@ -1,4 +1,4 @@
-//! The tools that tests need beside Rust: Debian's registry and image programs, and cargo-deny in a pinned version (for
+//! The tools that tests need beside Rust: Debian's registry and image programs, agents and tokens that hold keys, and cargo-deny in a pinned version (for
 //! networks see `network`).
 //! Installs only what is missing; without root it only says what to install.
 
@@ -23,21 +23,37 @@ pub(crate) enum Tool {
     Skopeo,
     /// Builds images.
     Buildah,
+    /// An agent that holds keys and signs with them.
+    SshAgent,
+    /// A token in software: PKCS#11, for the agent.
+    SoftHsm,
     /// Checks licences, bans and sources of dependencies.
     CargoDeny,
 }
 
 impl Tool {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::DockerRegistry, Self::Skopeo, Self::Buildah, Self::CargoDeny];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::DockerRegistry, Self::Skopeo, Self::Buildah, Self::SshAgent, Self::SoftHsm, Self::CargoDeny];
 
-    /// Name of the program, and of Debian's package where it is one.
+    /// Name of the program.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::DockerRegistry => "docker-registry",
             Self::Skopeo => "skopeo",
             Self::Buildah => "buildah",
+            Self::SshAgent => "ssh-agent",
+            Self::SoftHsm => "softhsm2-util",
             Self::CargoDeny => "cargo-deny",
+        }
+    }
+
+    /// Name of Debian's package that has it.
+    fn package(self) -> &'static str {
+        match self {
+            Self::SshAgent => "openssh-client",
+            Self::SoftHsm => "softhsm2",
+            other => other.name(),
         }
     }
 
@@ -84,7 +100,7 @@ fn missing_packages(tools: &[Tool], is_installed: impl Fn(&str) -> bool) -> Vec<
 }
 
 fn install_packages(missing: &[Tool]) -> Result<()> {
-    let names: Vec<&str> = missing.iter().map(|tool| tool.name()).collect();
+    let names: Vec<&str> = missing.iter().map(|tool| tool.package()).collect();
     let by_hand = format!("apt-get update && apt-get install --no-install-recommends {}", names.join(" "));
     if !is_root()? {
         bail!("the tests need programs that are not installed; as root, run: {by_hand}");
@@ -140,7 +156,8 @@ mod tests {
     #[test]
     fn only_missing_packages_are_asked_of_apt() {
         let missing = missing_packages(&Tool::ALL, |name| name == "skopeo");
-        assert_eq!(missing, [Tool::DockerRegistry, Tool::Buildah]);
+        assert_eq!(missing, [Tool::DockerRegistry, Tool::Buildah, Tool::SshAgent, Tool::SoftHsm]);
+        assert_eq!(Tool::SshAgent.package(), "openssh-client");
         assert_eq!(missing_packages(&[Tool::CargoDeny], |_| false), []);
     }
 }

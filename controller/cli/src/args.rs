@@ -3,17 +3,20 @@
 mod apply;
 mod run;
 mod setup;
+mod trust;
 
 pub(crate) use apply::{Apply, Diff, Source};
 pub(crate) use run::{Keeper, Run};
-pub(crate) use setup::{
-    ImageCommand, ImageImport, Keys, Login, Token, TokenCreate, TrustCommand, TrustInit, TrustShow,
+pub(crate) use setup::{ImageCommand, ImageImport, Login, Token, TokenCreate};
+pub(crate) use trust::{
+    Ceremony, Keys, TrustCommand, TrustGrant, TrustInit, TrustRevoke, TrustRotate, TrustShow, TrustSign,
 };
 
 use crate::error::EXIT_CODES;
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use shoal_protocol::ids::{Digest, Name};
+use std::path::PathBuf;
 
 /// Runs WebAssembly containers on fleets of devices: signs deployments here, publishes them through a controller.
 #[derive(Debug, Parser)]
@@ -40,6 +43,9 @@ pub(crate) struct Cli {
     /// Use this context instead of the current one (see `shoal login --name`).
     #[arg(long, global = true, value_name = "NAME", env = "SHOAL_CONTEXT")]
     pub(crate) context: Option<String>,
+    /// Read the passphrase of protected keys from this file's first line; else $SHOAL_PASSPHRASE, else a question.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -107,7 +113,8 @@ pub(crate) enum Command {
 /// What every command that signs takes.
 #[derive(Debug, Args)]
 pub(crate) struct Signing {
-    /// Sign with this key (name or file; may be repeated). Without it: the keys of the keys folder that the root names.
+    /// Sign with this key (may be repeated): NAME or FILE, `ssh-agent:SHA256:…`, or `command:PUBLIC_KEY_FILE:COMMAND`,
+    /// which reads the bytes to sign and writes 64 bytes. Without it: those of the keys folder that the root names.
     #[arg(short = 'k', long = "key", value_name = "KEY")]
     pub(crate) keys: Vec<String>,
     /// Without own state: take the published snapshot with this digest.

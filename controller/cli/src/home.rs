@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use tempfile::{NamedTempFile, PersistError};
 
 /// The folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Home {
     root: PathBuf,
+    /// How its protected keys are opened.
+    pub(crate) passphrase: crate::keys::passphrase::Source,
 }
 
 /// One controller that the operator has logged in to.
@@ -52,11 +55,11 @@ impl Home {
         let root = own.or_else(config).or_else(home).ok_or_else(|| {
             CliError::usage("neither SHOAL_HOME nor HOME is set").hint("export SHOAL_HOME=/path/to/a/folder")
         })?;
-        Ok(Self { root })
+        Ok(Self { root, passphrase: crate::keys::passphrase::Source::default() })
     }
     #[cfg(test)]
     pub(crate) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), passphrase: crate::keys::passphrase::Source::default() }
     }
     pub(crate) fn keys(&self) -> PathBuf {
         self.root.join("keys")
@@ -123,15 +126,28 @@ impl Home {
 
 /// Replaces a file as a whole; only the owner can read it.
 pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
+    write(path, bytes, |file| file.persist(path).map(drop))
+}
+
+/// Writes a file that is not there yet; only the owner can read it.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    write(path, bytes, |file| file.persist_noclobber(path).map(drop))
+}
+
+fn write(
+    path: &Path,
+    bytes: &[u8],
+    persist: impl FnOnce(NamedTempFile) -> std::result::Result<(), PersistError>,
+) -> Result<()> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !dir.is_dir() {
         std::fs::create_dir_all(dir).on_path("create", dir)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).on_path("protect", dir)?;
     }
     // A temporary file has mode 0600 from its beginning.
-    let mut file = tempfile::NamedTempFile::new_in(dir).on_path("write in", dir)?;
+    let mut file = NamedTempFile::new_in(dir).on_path("write in", dir)?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).on_path("write", path)?;
-    file.persist(path).map_err(|e| e.error).on_path("write", path)?;
+    persist(file).map_err(|e| e.error).on_path("write", path)?;
     std::fs::File::open(dir).and_then(|d| d.sync_all()).on_path("flush", dir)
 }
 

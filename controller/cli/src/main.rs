@@ -3,6 +3,7 @@
 
 mod api;
 mod args;
+mod ceremony;
 mod commands;
 mod compose;
 mod error;
@@ -13,6 +14,7 @@ mod manifest;
 mod output;
 mod publish;
 mod review;
+mod roots;
 mod trust;
 
 use clap::Parser as _;

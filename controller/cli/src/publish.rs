@@ -6,6 +6,7 @@ use crate::api::Client;
 use crate::error::{CliError, Kind as ErrorKind, Result};
 use crate::home::Home;
 use crate::keys::{self, OwnKey};
+use crate::roots::role_word;
 use crate::trust::{Trust, now, refusal};
 use shoal_controller_core::api;
 use shoal_protocol::Signer;
@@ -35,14 +36,31 @@ impl Keyring {
         Ok(Self { keys })
     }
 
+    /// Exactly these.
+    #[cfg(test)]
+    pub(crate) fn of(keys: Vec<OwnKey>) -> Self {
+        Self { keys }
+    }
+
+    /// All of them.
+    pub(crate) fn keys(&self) -> Vec<&OwnKey> {
+        self.keys.iter().collect()
+    }
+
     /// As many keys as a role of this name needs; `name` is the document's, for prefixes.
     fn of_role(&self, root: &Root, role: RoleName, name: &str) -> Result<Vec<&OwnKey>> {
+        self.of_one(root, role_word(role), |r| r.name == role && name.starts_with(&r.prefix))
+    }
+
+    /// As many keys as any one of the roles needs that would do.
+    fn of_one(&self, root: &Root, what: &str, would_do: impl Fn(&Role) -> bool) -> Result<Vec<&OwnKey>> {
         let mut best: Option<(&Role, Vec<&OwnKey>)> = None;
-        for r in root.roles.iter().filter(|r| r.name == role && name.starts_with(&r.prefix)) {
+        for r in root.roles.iter().filter(|r| would_do(r)) {
             let threshold = usize::try_from(r.threshold).unwrap_or(usize::MAX);
             let have: Vec<&OwnKey> =
                 self.keys.iter().filter(|k| r.keys.contains(&k.public())).take(threshold).collect();
             if have.len() >= threshold {
+                have.iter().try_for_each(|k| k.unlock())?;
                 return Ok(have);
             }
             if best.as_ref().is_none_or(|b| b.1.len() < have.len()) {
@@ -58,12 +76,9 @@ impl Keyring {
             }
             None => "no key may sign that name".to_owned(),
         };
-        Err(CliError::refused(
-            "role_scope",
-            format!("none of your keys may sign as {}: {wanted}", role_word(role)),
-        )
-        .details(vec![format!("your keys: {}", own.join(", "))])
-        .hint("use another key with --key, or ask the holders of the root keys for a new root"))
+        Err(CliError::refused("role_scope", format!("none of your keys may sign as {what}: {wanted}"))
+            .details(vec![format!("your keys: {}", own.join(", "))])
+            .hint("use another key with --key, or ask the holders of the root keys for a new root"))
     }
 
     /// Signs a document in a role and checks it as any other side would.
@@ -75,18 +90,43 @@ impl Keyring {
         document: &T,
     ) -> Result<(Vec<u8>, Digest)> {
         let keys = self.of_role(root, role, name)?;
-        seal(document, &keys.iter().map(|k| &k.signer as &dyn Signer).collect::<Vec<_>>())
+        seal(document, &keys.iter().map(|k| *k as &dyn Signer).collect::<Vec<_>>())
     }
 }
 
-fn role_word(role: RoleName) -> &'static str {
-    match role {
-        RoleName::Root => "root",
-        RoleName::Snapshot => "snapshot",
-        RoleName::Deployment => "deployment",
-        RoleName::Enrollment => "enrollment",
-        RoleName::Release => "release",
+impl Keyring {
+    /// Signs a snapshot: in its own role, and for every name that it ends or whose floor it raises in a role that may.
+    fn seal_snapshot(&self, trust: &Trust, snapshot: &Snapshot) -> Result<(Vec<u8>, Digest)> {
+        let root = trust.root()?;
+        let mut keys = self.of_role(root, RoleName::Snapshot, "")?;
+        for entry in &snapshot.entries {
+            let held = trust.snapshot().into_iter().flat_map(|k| &k.document.entries);
+            let ended =
+                held.filter(|b| (b.kind, &b.name) == (entry.kind, &entry.name)).any(|b| ends(b, entry));
+            if !ended {
+                continue;
+            }
+            let what = format!("somebody who may remove {}", entry.name);
+            let more = self.of_one(root, &what, |r| {
+                r.name == RoleName::Deployment && r.may_remove && entry.name.as_str().starts_with(&r.prefix)
+            })?;
+            keys.extend(more);
+        }
+        let mut distinct: Vec<&OwnKey> = Vec::new();
+        for key in keys {
+            if !distinct.iter().any(|k| k.public() == key.public()) {
+                distinct.push(key);
+            }
+        }
+        seal(snapshot, &distinct.iter().map(|k| *k as &dyn Signer).collect::<Vec<_>>())
     }
+}
+
+/// Whether an entry ends a name, or raises its floor.
+pub(crate) fn ends(before: &Entry, after: &Entry) -> bool {
+    use shoal_protocol::latest::Liveness;
+    let removed = after.liveness == Liveness::Removed && before.liveness == Liveness::Live;
+    removed || after.floor > before.floor
 }
 
 /// Signs with exactly these keys.
@@ -139,7 +179,7 @@ pub(crate) fn publish(
 ) -> Result<api::SnapshotAccepted> {
     let time = now();
     let snapshot = next_snapshot(trust, changed, time)?;
-    let (envelope, _) = ring.seal(trust.root()?, RoleName::Snapshot, "", &snapshot)?;
+    let (envelope, _) = ring.seal_snapshot(trust, &snapshot)?;
     let mut after = trust.state.clone();
     let verdict = verify(&envelope, &after, time, Expect::Only(Kind::Snapshot))
         .map_err(|r| refusal("the next snapshot", &r))?;

@@ -42,8 +42,8 @@ fn compose_of(fleet: &Fleet, trust: &Trust, draft: &Draft, module: &[u8]) -> Res
 }
 
 fn ring(seeds: &[u8]) -> Keyring {
-    let keys = seeds.iter().map(|n| OwnKey { name: format!("key{n}"), signer: signer(*n) });
-    Keyring { keys: keys.collect() }
+    let keys = seeds.iter().map(|n| OwnKey::open(format!("key{n}"), signer(*n)));
+    Keyring::of(keys.collect())
 }
 
 #[test]

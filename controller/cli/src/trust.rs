@@ -6,9 +6,12 @@ use crate::api::Client;
 use crate::error::{CliError, OnPath as _, Result};
 use crate::home::{Context, Home, write_secret};
 use shoal_controller_core::api;
+use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::{Digest, Name, Timestamp};
-use shoal_protocol::latest::{Deployment, Entry, EntryKind, Kind, Liveness, Root, Snapshot};
-use shoal_protocol::verify::{Anchor, Expect, Known, TrustState, Verdict, Verified, Viewpoint, verify};
+use shoal_protocol::latest::{Deployment, Entry, EntryKind, Key, Kind, Liveness, Root, Snapshot};
+use shoal_protocol::verify::{
+    Anchor, Expect, Known, Standing, TrustState, Verdict, Verified, Viewpoint, verify,
+};
 use shoal_protocol::{Code, Refusal};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +23,10 @@ pub(crate) struct Trust {
     pub(crate) state: TrustState,
     /// Envelopes of all roots, from root 1.
     pub(crate) roots: Vec<Vec<u8>>,
+    /// What was known under each earlier root, oldest first: what counted then is still what it was.
+    earlier: Vec<TrustState>,
+    /// Who signed each root.
+    signers: Vec<Vec<Key>>,
 }
 
 /// A refusal as this program's error, with the code's own advice.
@@ -36,7 +43,7 @@ pub(crate) fn now() -> Timestamp {
 impl Trust {
     fn new(home: &Home, fleet: &str) -> Self {
         let state = TrustState { viewpoint: Viewpoint::Observer, ..TrustState::default() };
-        Self { dir: home.trust(fleet), state, roots: Vec::new() }
+        Self { dir: home.trust(fleet), state, roots: Vec::new(), earlier: Vec::new(), signers: Vec::new() }
     }
 
     /// Founds the state of a fleet from its first root and snapshot; nothing is written yet.
@@ -71,19 +78,63 @@ impl Trust {
             return Ok(None);
         }
         let bytes = std::fs::read(&path).on_path("read", &path)?;
-        let verdict = verify(&bytes, &trust.state, now(), Expect::Stored(Kind::Snapshot))
+        let verdict = trust
+            .verify_then(&bytes, Kind::Snapshot)
             .map_err(|r| damaged(refusal("the stored snapshot", &r)))?;
         trust.state.advance(&verdict);
         Ok(Some(trust))
     }
 
-    fn take_root(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Takes the next root, in memory only.
+    pub(crate) fn take_root(&mut self, bytes: &[u8]) -> Result<()> {
         let expect = if self.roots.is_empty() { Expect::FirstRoot } else { Expect::Only(Kind::Root) };
         let what = format!("root {}", self.roots.len() + 1);
         let verdict = verify(bytes, &self.state, now(), expect).map_err(|r| refusal(&what, &r))?;
-        self.state.advance(&verdict);
+        if verdict.standing() == Standing::Held {
+            return Ok(());
+        }
+        if let Verdict::Root(v) = &verdict {
+            self.signers.push(v.signers().to_vec());
+        }
+        let mut next = self.state.clone();
+        next.advance(&verdict);
+        self.earlier.push(std::mem::replace(&mut self.state, next));
         self.roots.push(bytes.to_vec());
         Ok(())
+    }
+
+    /// Takes a whole chain, in memory only.
+    pub(crate) fn take_roots<'a>(&mut self, roots: impl IntoIterator<Item = &'a Vec<u8>>) -> Result<()> {
+        roots.into_iter().try_for_each(|r| self.take_root(r))
+    }
+
+    /// Takes a snapshot that is handed over with its chain, in memory only.
+    pub(crate) fn take_snapshot(&mut self, bytes: &[u8]) -> Result<()> {
+        let verdict = self
+            .verify_then(bytes, Kind::Snapshot)
+            .map_err(|r| refusal("the snapshot that came along", &r))?;
+        self.state.advance(&verdict);
+        Ok(())
+    }
+
+    /// What was verified once under an earlier root, by keys that a later one removed, is still what it was: only for the
+    /// own state, and for documents that a verified snapshot lists by digest.
+    fn verify_then(&self, bytes: &[u8], kind: Kind) -> std::result::Result<Verdict, Refusal> {
+        let newest = match verify(bytes, &self.state, now(), Expect::Stored(kind)) {
+            Err(r) if r.code == Code::RevokedKey => r,
+            other => return other,
+        };
+        let earlier = self.earlier.iter().rev().filter(|s| s.anchor.is_some());
+        earlier
+            .map(|then| TrustState { snapshot: self.state.snapshot.clone(), ..then.clone() })
+            .find_map(|then| verify(bytes, &then, now(), Expect::Stored(kind)).ok())
+            .ok_or(newest)
+    }
+
+    /// Whether the newest snapshot's signatures still count under the newest root; devices that start anew take no other.
+    pub(crate) fn is_snapshot_current(&self) -> bool {
+        let Ok(bytes) = std::fs::read(self.snapshot_path()) else { return false };
+        verify(&bytes, &self.state, now(), Expect::Stored(Kind::Snapshot)).is_ok()
     }
 
     /// The fleet and its newest root.
@@ -93,6 +144,11 @@ impl Trust {
     /// The newest root.
     pub(crate) fn root(&self) -> Result<&Root> {
         Ok(&self.anchor()?.root.document)
+    }
+    /// Every root from the first, with the keys of its own that signed it.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = (&Root, &[Key])> {
+        let states = self.earlier.iter().chain([&self.state]).filter_map(|s| s.anchor.as_ref());
+        states.map(|a| &*a.root.document).zip(self.signers.iter().map(Vec::as_slice))
     }
     /// The newest snapshot.
     pub(crate) fn snapshot(&self) -> Option<&Known<Snapshot>> {
@@ -116,13 +172,19 @@ impl Trust {
 
     /// Writes the root chain and a snapshot's envelope.
     pub(crate) fn save(&self, snapshot: &[u8]) -> Result<()> {
+        self.save_roots()?;
+        write_secret(&self.snapshot_path(), snapshot)
+    }
+
+    /// Writes the root chain.
+    pub(crate) fn save_roots(&self) -> Result<()> {
         for (bytes, version) in self.roots.iter().zip(1_u64..) {
             let path = self.root_path(version);
             if !path.exists() {
                 write_secret(&path, bytes)?;
             }
         }
-        write_secret(&self.snapshot_path(), snapshot)
+        Ok(())
     }
 
     /// Keeps a document's exact bytes.
@@ -147,11 +209,18 @@ impl Trust {
         let Some(bytes) = &served.snapshot else {
             return Err(behind("it has no snapshot at all"));
         };
+        let held = self.snapshot().map(|k| k.digest);
+        if held.is_some() && held == Envelope::parse(&bytes.0).ok().map(|e| e.identity()) {
+            // Signed by keys that a newer root may have removed: known already, whatever they are worth now.
+            return self.save_roots();
+        }
         let verdict =
             verify(&bytes.0, &self.state, now(), Expect::Only(Kind::Snapshot)).map_err(|r| match r.code {
                 Code::Rollback => behind(&r.detail),
                 Code::Equivocation => CliError::refused(Code::FleetEquivocation.as_str(), r.detail.clone())
                     .hint(Code::FleetEquivocation.hint()),
+                Code::RevokedKey => refusal("the controller's snapshot", &r)
+                    .hint("a newer root removed the key that signed it: who rotated it must sign the snapshot again with `shoal trust refresh`"),
                 _ => refusal("the controller's snapshot", &r),
             })?;
         self.state.advance(&verdict);
@@ -181,8 +250,7 @@ impl Trust {
             let cap = Kind::Deployment.size_cap() as u64;
             client.get_bytes(&format!("/v1/documents/{digest}"), &format!("the document {digest}"), cap)?
         };
-        let verdict = verify(&bytes, &self.state, now(), Expect::Stored(Kind::Deployment))
-            .map_err(|r| untrusted(r.to_string()))?;
+        let verdict = self.verify_then(&bytes, Kind::Deployment).map_err(|r| untrusted(r.to_string()))?;
         if verdict.identity() != *digest {
             return Err(untrusted(format!("expected {digest}, got {}", verdict.identity())));
         }
@@ -231,9 +299,7 @@ fn from_served(home: &Home, served: &api::Trust, adopt: Option<&Digest>) -> Resu
     let mut roots = served.roots.iter();
     let first = roots.next().ok_or_else(|| CliError::failure("the controller serves no root"))?;
     let mut trust = Trust::found(home, &first.0)?;
-    for root in roots {
-        trust.take_root(&root.0)?;
-    }
+    trust.take_roots(roots.map(|r| &r.0))?;
     let snapshot =
         served.snapshot.as_ref().ok_or_else(|| CliError::failure("the controller serves no snapshot"))?;
     let verdict = verify(&snapshot.0, &trust.state, now(), Expect::Stored(Kind::Snapshot))

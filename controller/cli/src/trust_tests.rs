@@ -144,7 +144,7 @@ fn s20_without_own_state_the_snapshot_counts_only_when_named() {
     assert!(e.render().contains("--adopt sha256:"), "{}", e.render());
     let wrong = Digest::of(b"another");
     assert_eq!(code(&from_served(&fleet.home("new"), &served, Some(&wrong)).unwrap_err()), "state_lost");
-    let right = shoal_protocol::envelope::Envelope::parse(&first).unwrap().identity();
+    let right = Envelope::parse(&first).unwrap().identity();
     let trust = from_served(&fleet.home("new"), &served, Some(&right)).unwrap();
     let id = trust.anchor().unwrap().fleet.to_string();
     assert!(Trust::load(&fleet.home("new"), &id).unwrap().is_some());

@@ -42,7 +42,7 @@ impl Desk {
         }
     }
     fn ready(&self) {
-        assert_eq!(self.run(&["keys", "new", "operator"]).code, 0);
+        assert_eq!(self.run(&["keys", "new", "operator", "--plain"]).code, 0);
         let module = self.write("app.wasm", MODULE);
         let done = self.run(&["image", "import", &module, "app:1", "--local"]);
         assert_eq!(done.code, 0, "{}", done.err);

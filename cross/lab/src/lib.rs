@@ -128,7 +128,7 @@ impl Lab {
             devices: Vec::new(),
         };
         lab.operator.login(&lab.controller)?;
-        lab.operator.run(&["trust", "init", "--name", tag])?.ok()?;
+        lab.operator.run(&["trust", "init", "--plain-keys", "--name", tag])?.ok()?;
         Ok(lab)
     }
 

@@ -13,7 +13,8 @@ pub mod target;
 pub mod template;
 pub mod time;
 
-pub use root::disposition;
+pub use root::{check_root, disposition};
+pub use signatures::good_signers;
 pub use state::{Accepted, Anchor, History, Known, Mark, OwnKeys, Platform, TrustState, Viewpoint};
 
 use crate::codec::{self, Limits};

@@ -109,6 +109,14 @@ fn self_signed(case: &Case<'_>, root: &Root) -> Result<Vec<Key>, Refusal> {
     refuse(Code::RootThreshold, format!("the threshold of root {} itself is not met", root.version))
 }
 
+/// What must hold for a root by itself, whoever signs it: for those who are about to.
+///
+/// # Errors
+/// `malformed` or `role_overlap`, as [`super::verify`] would say.
+pub fn check_root(root: &Root) -> Result<(), Refusal> {
+    check_form(root)
+}
+
 /// What must hold for a root by itself.
 fn check_form(root: &Root) -> Result<(), Refusal> {
     let malformed = |why: &str| refuse(Code::Malformed, format!("root {}: {why}", root.version));

@@ -150,6 +150,13 @@ pub(super) fn of_role<'r>(
     if met.is_empty() { Err(tally.refusal(role_word(name))) } else { Ok((met, tally.good)) }
 }
 
+/// Which of these keys have a good signature in an envelope: what a ceremony on several machines still lacks. Says nothing
+/// about what the keys may sign, and whether the document counts; that is [`super::verify`]'s alone.
+pub fn good_signers(envelope: &Envelope<'_>, keys: &[Key]) -> Vec<Key> {
+    let wanted: Vec<&Key> = keys.iter().collect();
+    Signed::new(envelope).tally(&wanted, None).good
+}
+
 /// All entries of a role.
 pub(super) fn roles(root: &Root, name: RoleName) -> impl Iterator<Item = &Role> {
     root.roles.iter().filter(move |r| r.name == name)

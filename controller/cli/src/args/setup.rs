@@ -1,8 +1,8 @@
-//! Flags of what one does before there are deployments: login, keys, trust, images, join files.
+//! Flags of what one does before there are deployments: login, images, join files.
 
 use super::{Output, Signing};
 use clap::{Args, Subcommand};
-use shoal_protocol::ids::{Digest, Name};
+use shoal_protocol::ids::Digest;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -24,73 +24,6 @@ pub(crate) struct Login {
     /// What to call this context.
     #[arg(long, default_value = "default")]
     pub(crate) name: String,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Keys {
-    /// Make an Ed25519 key: NAME.key (mode 0600, PKCS#8) and NAME.pub.
-    New {
-        /// What to call it.
-        name: Name,
-    },
-    /// List keys and their fingerprints.
-    Ls(Output),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TrustCommand {
-    /// Sign root 1 and an empty snapshot: the fleet begins.
-    #[command(after_help = "\
-Without flags two keys are made when they are not there: `root` (signs roots only: keep it offline) and `operator`
-(signs snapshots, deployments, device records and tokens).
-
-Examples:
-  shoal trust init
-  shoal trust init --root-key offline --key alice --deployment-key ci")]
-    Init(TrustInit),
-    /// Show fleet, root, roles and snapshot as this operator has verified them.
-    Show(TrustShow),
-    /// Sign the snapshot again before it expires; nothing else changes.
-    Refresh {
-        #[command(flatten)]
-        signing: Signing,
-    },
-    /// Give a restored controller the newest snapshot and documents that this operator holds.
-    Push,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TrustShow {
-    #[command(flatten)]
-    pub(crate) output: Output,
-    /// Without own state: take the published snapshot with this digest.
-    #[arg(long, value_name = "DIGEST")]
-    pub(crate) adopt: Option<Digest>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TrustInit {
-    /// The key that signs roots; it may sit in no other role.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) root_key: Option<String>,
-    /// The key for snapshots, deployments and enrolment, unless they have one of their own.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) key: Option<String>,
-    /// The key that signs snapshots.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) snapshot_key: Option<String>,
-    /// The key that signs deployments.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) deployment_key: Option<String>,
-    /// The key that signs device records and tokens.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) enrollment_key: Option<String>,
-    /// A name for people; it stands in the root.
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) name: Option<String>,
-    /// How long root 1 counts.
-    #[arg(long, value_name = "TIME", default_value = "1825d")]
-    pub(crate) expires: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ mod delete;
 mod describe;
 mod get;
 mod image;
+mod keys;
 mod login;
 mod logs;
 mod order;
@@ -16,11 +17,11 @@ mod token;
 mod trust;
 
 use crate::api::Client;
-use crate::args::{Cli, Command, Keys};
+use crate::args::{Cli, Command};
 use crate::error::{CliError, Result};
 use crate::home::{Context, Home};
+use crate::manifest;
 use crate::output::{self, Format};
-use crate::{keys, manifest};
 use clap::CommandFactory as _;
 use serde::Serialize;
 use shoal_controller_core::api;
@@ -67,12 +68,13 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     if let Command::RunKeeper(a) = &cli.command {
         return run::keep(a);
     }
-    let home = Home::find()?;
+    let mut home = Home::find()?;
+    home.passphrase.file.clone_from(&cli.passphrase_file);
     let open = |home: Home| Session::open(home, cli.context.as_deref());
     match cli.command {
         Command::Login(a) => login::run(&home, &a),
-        Command::Keys(a) => run_keys(&home, &a),
-        Command::Trust(a) => trust::run(&open(home)?, &a),
+        Command::Keys(a) => keys::run(&home, &a),
+        Command::Trust(a) => trust::run(&home, cli.context.as_deref(), &a),
         Command::Image(a) => image::run(&home, cli.context.as_deref(), &a),
         Command::Apply(a) => apply::run(&home, cli.context.as_deref(), &a),
         Command::Diff(a) => apply::diff(&home, cli.context.as_deref(), &a),
@@ -95,40 +97,6 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Version(a) => version(&home, cli.context.as_deref(), a.format),
-    }
-}
-
-#[derive(Serialize)]
-struct KeyRow {
-    name: String,
-    fingerprint: String,
-}
-
-fn run_keys(home: &Home, command: &Keys) -> Result<()> {
-    match command {
-        Keys::New { name } => {
-            let key = keys::create(home, name)?;
-            output::line(&format!("key {name} made, fingerprint {}", keys::fingerprint(&key.public())));
-            output::note(&format!(
-                "private half: {}; back it up, it cannot be made again",
-                home.keys().join(format!("{name}.key")).display()
-            ));
-            Ok(())
-        }
-        Keys::Ls(o) => {
-            let mut rows = Vec::new();
-            for name in keys::names(home) {
-                let fingerprint = keys::fingerprint(&keys::load(home, &name)?.public());
-                rows.push(KeyRow { name, fingerprint });
-            }
-            if o.format.is_data() {
-                return output::data(o.format, &serde_json::json!({ "keys": rows }));
-            }
-            let cells: Vec<Vec<output::Cell>> =
-                rows.into_iter().map(|r| vec![r.name.into(), r.fingerprint.into()]).collect();
-            output::table(&["NAME", "FINGERPRINT"], &cells);
-            Ok(())
-        }
     }
 }
 
