@@ -9,6 +9,7 @@ mod conformance;
 mod demo;
 mod engine;
 mod fetch;
+mod fuzz;
 mod guests;
 mod layout;
 mod network;
@@ -37,6 +38,7 @@ enum Task {
     Test(test::Args),
     Bench(bench::Args),
     Conformance(conformance::Args),
+    Fuzz(fuzz::Args),
     Guests(guests::Args),
     Setup(tools::Args),
     Vm(vm::Args),
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::main(&args).map(success),
         Task::Bench(args) => bench::main(&args).map(success),
         Task::Conformance(args) => conformance::main(&args).map(success),
+        Task::Fuzz(args) => fuzz::main(&args).map(success),
         Task::Guests(args) => guests::main(&args).map(success),
         Task::Setup(args) => tools::main(&args).map(success),
         Task::Vm(args) => vm::main(&args).map(success),

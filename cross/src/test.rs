@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::arch::Arch;
 use crate::assemble::assemble;
 use crate::engine::{self, Profile};
-use crate::guests;
 use crate::{conformance, network, output, paths, process, tools};
+use crate::{fuzz, guests};
 
 /// Install what tests need, then run formatting, lints, dependency rules, docs, unit, property and end-to-end tests.
 ///
@@ -25,6 +25,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
+
+/// Each target is fuzzed this long: all of them together stay under a minute.
+const FUZZ_SECONDS: u64 = 4;
 
 #[derive(Debug, Default)]
 struct Count {
@@ -70,6 +73,10 @@ pub(crate) fn main(args: &Args) -> Result<()> {
             cargo(&["test", "--no-fail-fast", "-p", "shoal-runner", "--target", engine.arch.triple()]);
         run_tests(runner.envs(engine.build_env()), &mut count)?;
     }
+    if args.only.is_none() {
+        stage("some seconds of fuzzing each target", began);
+        fuzzing(if args.full { 60 } else { FUZZ_SECONDS }, &mut count)?;
+    }
     stage("end-to-end tests on real parts", began);
     // One at a time: each is a whole fleet, and there may be two cores.
     let mut lab = cargo(&["test", "--no-fail-fast", "-p", "shoal-lab", "--"]);
@@ -99,6 +106,19 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     ));
     if count.failed > 0 {
         bail!("{} of the checks and tests failed", count.failed);
+    }
+    Ok(())
+}
+
+/// Each target counts as one; an input that breaks it is named.
+fn fuzzing(seconds: u64, count: &mut Count) -> Result<()> {
+    for outcome in fuzz::short(seconds)? {
+        if outcome.found.is_empty() {
+            count.passed += 1;
+        } else {
+            count.failed += 1;
+            output::warn(&format!("{} is broken by {:?}", outcome.target, outcome.found));
+        }
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The tools that tests need beside Rust: Debian's registry and image programs, agents and tokens that hold keys, and cargo-deny in a pinned version (for
-//! networks see `network`).
+//! The tools that tests need beside Rust: Debian's registry and image programs, agents and tokens that hold keys, a C++ compiler (for
+//! the fuzzing engine), and tools of cargo's in pinned versions (for networks see `network`).
 //! Installs only what is missing; without root it only says what to install.
 
 use std::fs;
@@ -27,14 +27,23 @@ pub(crate) enum Tool {
     SshAgent,
     /// A token in software: PKCS#11, for the agent.
     SoftHsm,
+    /// Compiles the fuzzing engine.
+    CPlusPlus,
     /// Checks licences, bans and sources of dependencies.
     CargoDeny,
 }
 
 impl Tool {
-    /// All of them.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::DockerRegistry, Self::Skopeo, Self::Buildah, Self::SshAgent, Self::SoftHsm, Self::CargoDeny];
+    /// All that tests need.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::DockerRegistry,
+        Self::Skopeo,
+        Self::Buildah,
+        Self::SshAgent,
+        Self::SoftHsm,
+        Self::CPlusPlus,
+        Self::CargoDeny,
+    ];
 
     /// Name of the program.
     pub(crate) fn name(self) -> &'static str {
@@ -44,6 +53,7 @@ impl Tool {
             Self::Buildah => "buildah",
             Self::SshAgent => "ssh-agent",
             Self::SoftHsm => "softhsm2-util",
+            Self::CPlusPlus => "g++",
             Self::CargoDeny => "cargo-deny",
         }
     }
@@ -57,12 +67,25 @@ impl Tool {
         }
     }
 
+    /// Its version, where it is one of cargo's and built from source.
+    fn pinned(self) -> Option<&'static str> {
+        match self {
+            Self::CargoDeny => Some(CARGO_DENY),
+            _ => None,
+        }
+    }
+
+    fn home(self, version: &str) -> Result<PathBuf> {
+        let name = format!("{}-{version}-{}", self.name(), std::env::consts::ARCH);
+        Ok(paths::cache()?.join("tools").join(name))
+    }
+
     /// The program, once [`ensure`] has been asked for it.
     pub(crate) fn program(self) -> Result<PathBuf> {
-        match self {
-            Self::CargoDeny => Ok(cargo_deny_home()?.join("bin/cargo-deny")),
-            _ => Ok(PathBuf::from(self.name())),
-        }
+        Ok(match self.pinned() {
+            Some(version) => self.home(version)?.join("bin").join(self.name()),
+            None => PathBuf::from(self.name()),
+        })
     }
 }
 
@@ -88,14 +111,11 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
     if !missing.is_empty() {
         install_packages(&missing)?;
     }
-    if tools.contains(&Tool::CargoDeny) {
-        install_cargo_deny()?;
-    }
-    Ok(())
+    tools.iter().try_for_each(|tool| tool.pinned().map_or(Ok(()), |version| install_pinned(*tool, version)))
 }
 
 fn missing_packages(tools: &[Tool], is_installed: impl Fn(&str) -> bool) -> Vec<Tool> {
-    let is_package = |tool: &Tool| *tool != Tool::CargoDeny;
+    let is_package = |tool: &Tool| tool.pinned().is_none();
     tools.iter().copied().filter(is_package).filter(|tool| !is_installed(tool.name())).collect()
 }
 
@@ -129,22 +149,16 @@ fn is_root() -> Result<bool> {
     Ok(fs::metadata("/proc/self").context("look at /proc/self")?.uid() == 0)
 }
 
-fn cargo_deny_home() -> Result<PathBuf> {
-    Ok(paths::cache()?.join("tools").join(format!("cargo-deny-{CARGO_DENY}-{}", std::env::consts::ARCH)))
-}
-
-fn install_cargo_deny() -> Result<()> {
-    let home = cargo_deny_home()?;
-    fetch::replace(&home, &fetch::stamp_of(&["cargo-deny", CARGO_DENY]), |new| {
-        output::step("install", &format!("cargo-deny {CARGO_DENY} from its source (some minutes, once)"));
+fn install_pinned(tool: Tool, version: &str) -> Result<()> {
+    let (home, name) = (tool.home(version)?, tool.name());
+    fetch::replace(&home, &fetch::stamp_of(&[name, version]), |new| {
+        output::step("install", &format!("{name} {version} from its source (some minutes, once)"));
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let build = new.join("build");
         let mut command = Command::new(cargo);
-        command
-            .args(["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY, "--root"])
-            .arg(new);
+        command.args(["install", "--quiet", "--locked", name, "--version", version, "--root"]).arg(new);
         command.env("CARGO_TARGET_DIR", &build).env_remove("RUSTFLAGS").current_dir(new);
-        process::run(&mut command).context("install cargo-deny (is the network up?)")?;
+        process::run(&mut command).with_context(|| format!("install {name} (is the network up?)"))?;
         fs::remove_dir_all(&build).with_context(|| format!("remove {}", build.display()))
     })
 }
@@ -156,7 +170,10 @@ mod tests {
     #[test]
     fn only_missing_packages_are_asked_of_apt() {
         let missing = missing_packages(&Tool::ALL, |name| name == "skopeo");
-        assert_eq!(missing, [Tool::DockerRegistry, Tool::Buildah, Tool::SshAgent, Tool::SoftHsm]);
+        assert_eq!(
+            missing,
+            [Tool::DockerRegistry, Tool::Buildah, Tool::SshAgent, Tool::SoftHsm, Tool::CPlusPlus]
+        );
         assert_eq!(Tool::SshAgent.package(), "openssh-client");
         assert_eq!(missing_packages(&[Tool::CargoDeny], |_| false), []);
     }

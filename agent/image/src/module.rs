@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use shoal_protocol::refusal::Code;
 use std::collections::BTreeSet;
 use std::fmt;
-use wasmparser::{Encoding, ExternalKind, Parser, Payload, TypeRef, Validator, WasmFeatures};
+use wasmparser::{BinaryReader, Encoding, ExternalKind, Parser, Payload, TypeRef, Validator, WasmFeatures};
 
 /// The one module that the engine gives to guests.
 const WASI: &str = "wasi_snapshot_preview1";
@@ -166,6 +166,7 @@ pub fn inspect(bytes: &[u8]) -> Result<ModuleFacts> {
         return Err(Error::refused(Code::TooLarge, detail));
     }
     check_kind(bytes)?;
+    check_counts(bytes)?;
     validate(bytes)?;
     let facts = read(bytes)?;
     let elements = facts.tables.iter().fold(0_u64, |sum, t| sum.saturating_add(t.min));
@@ -181,7 +182,7 @@ pub fn strip_custom(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut out = bytes.get(..8).ok_or_else(|| malformed("it ends in its header"))?.to_vec();
     for payload in Parser::new(0).parse_all(bytes) {
         if let Some((id, range)) = payload.map_err(|e| malformed(&e))?.as_section()
-            && id != 0
+            && id != CUSTOM_SECTION
         {
             let contents = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
             let contents =
@@ -223,6 +224,26 @@ fn check_kind(bytes: &[u8]) -> Result<()> {
         _ => not_wasm("something else"),
     }
 }
+
+/// A section's entries have a byte at least, so it cannot have more of them than bytes: who validates reserves memory by
+/// that number before looking further.
+fn check_counts(bytes: &[u8]) -> Result<()> {
+    for payload in Parser::new(0).parse_all(bytes) {
+        let Some((id, range)) = payload.map_err(|e| malformed(&e))?.as_section() else { continue };
+        let range = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        let Some(contents) = range.and_then(|(from, to)| bytes.get(from..to)) else { continue };
+        let counted = !matches!(id, CUSTOM_SECTION | START_SECTION | DATA_COUNT_SECTION);
+        let count = BinaryReader::new(contents, 0).read_var_u32();
+        if counted && count.is_ok_and(|n| n as usize > contents.len()) {
+            return Err(malformed("a section states more entries than it has bytes"));
+        }
+    }
+    Ok(())
+}
+
+const CUSTOM_SECTION: u8 = 0;
+const START_SECTION: u8 = 8;
+const DATA_COUNT_SECTION: u8 = 12;
 
 fn holds(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|w| w == what)
