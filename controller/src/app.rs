@@ -7,6 +7,7 @@ use crate::pki::Authority;
 use crate::store::{DeviceRow, Store};
 use anyhow::{Context as _, Result, anyhow};
 use shoal_controller_core::api;
+use shoal_controller_core::audit::Ration;
 use shoal_protocol::Ed25519Signer;
 use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::Envelope;
@@ -54,6 +55,8 @@ pub(crate) struct App {
     /// Ends what would otherwise wait for a client.
     pub(crate) ending: watch::Receiver<bool>,
     fleet: Mutex<Fleet>,
+    /// How many refusals may still go into the audit log.
+    ration: Mutex<Ration>,
 }
 
 /// The ends of the queues that other tasks read or write.
@@ -97,6 +100,7 @@ impl App {
             revocations: queues.revocations,
             ending: queues.ending,
             fleet: Mutex::new(fleet),
+            ration: Mutex::new(Ration::new(now())),
         })
     }
 
@@ -104,6 +108,11 @@ impl App {
     pub(crate) fn fleet(&self) -> MutexGuard<'_, Fleet> {
         // Whoever panicked with it changed single fields at a time; the store has the truth.
         self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ration of refusals. Never held across a wait.
+    pub(crate) fn ration(&self) -> MutexGuard<'_, Ration> {
+        self.ration.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The controller block that a root of this fleet carries.

@@ -51,7 +51,11 @@ pub(crate) async fn run(app: Arc<App>, mut incoming: mpsc::Receiver<Incoming>) {
             match message.topic {
                 Topic::Report => match check_report(&app, message).await {
                     Ok(report) => reports.extend(report),
-                    Err(e) => tracing::warn!("a report of {} was refused: {e}", message.device),
+                    Err(e) => {
+                        tracing::warn!("a report of {} was refused: {e}", message.device);
+                        let by = message.device.as_str();
+                        app.note_refusal(by, "report", e.code.as_str(), &e.detail, 1).await;
+                    }
                 },
                 // What comes after a report must not be answered before it.
                 Topic::Hello => {
@@ -132,6 +136,21 @@ fn log(app: &App, message: &Incoming) {
     if let Some(chunk) = decode::<LogChunk>(message) {
         app.logs.pass(&message.device, chunk);
     }
+}
+
+/// What a device refused since its report before: code, words, how often.
+pub(crate) type Refusals = Vec<(String, String, u64)>;
+
+fn new_refusals(before: Option<&Report>, now: &Report) -> Refusals {
+    let known = |code: &str| {
+        let all = before.into_iter().flat_map(|r| &r.refusals);
+        all.filter(|r| r.code == code).map(|r| r.count).max().unwrap_or(0)
+    };
+    let grown = now
+        .refusals
+        .iter()
+        .map(|r| (r.code.clone(), r.message.clone(), r.count.saturating_sub(known(&r.code))));
+    grown.filter(|(_, _, times)| *times > 0).collect()
 }
 
 /// Verifies a report and its facts; nothing when it was kept before.
@@ -226,6 +245,14 @@ async fn keep(app: &App, reports: Vec<Checked>) {
         *highest = (*highest).max(received.highest);
         if received.receipt == Receipt::Replay {
             tracing::warn!("report_replay: {id} used counter {} twice", checked.row.counter);
+        }
+        let refused = {
+            let fleet = app.fleet();
+            let before = fleet.devices.get(&id).and_then(|d| d.file.report.as_ref());
+            new_refusals(before, &checked.report)
+        };
+        if received.receipt == Receipt::Store {
+            app.note_device_refusals(&id, refused).await;
         }
         let mut fleet = app.fleet();
         let Some(device) = fleet.devices.get_mut(&id) else { continue };

@@ -5,6 +5,7 @@
 
 mod app;
 mod args;
+mod audit;
 mod broker;
 mod conductor;
 mod fleet;

@@ -30,13 +30,14 @@ impl App {
             (anchor.fleet.clone(), known.order_counter)
         };
         let (issued_at, not_after) = (now(), now().plus(lifetime));
+        let what = words(&verb);
         let (online, to) = (self.online.clone(), device.clone());
         let sign = move |counter| {
             let order = Order { fleet, device: to, counter, issued_at, not_after, verb };
             seal_document(&order, &[&*online]).map(|(envelope, _)| envelope)
         };
         let (counter, envelope) =
-            self.store.add_order(device.clone(), above, not_after, issued_at, sign).await?;
+            self.store.add_order(device.clone(), above, not_after, issued_at, what, sign).await?;
         self.send(device, Message { topic: Topic::Order, payload: envelope.into() }).await;
         Ok((counter, not_after))
     }
@@ -64,5 +65,16 @@ impl App {
         let fleet = self.fleet();
         let entry = fleet.entry(name).filter(|e| e.liveness == Liveness::Live);
         entry.map(|e| e.newest).ok_or_else(|| Problem::not_found(format_args!("deployment {name}")))
+    }
+}
+
+/// An order for the audit log.
+fn words(verb: &Verb) -> String {
+    match verb {
+        Verb::Stage { name, revision } => format!("stage {name} {}", revision.sequence),
+        Verb::Activate { name, revision } => format!("activate {name} {}", revision.sequence),
+        Verb::Return { name, revision } => format!("return {name} {}", revision.sequence),
+        Verb::Restart { name } => format!("restart {name}"),
+        Verb::Logs { name, tail, follow, .. } => format!("logs {name}: {tail} lines, {follow} s more"),
     }
 }

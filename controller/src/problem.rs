@@ -117,8 +117,24 @@ impl From<anyhow::Error> for Problem {
     }
 }
 
+/// Goes along with a refusal's response, for the audit log.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status, axum::Json(*self.error)).into_response()
+        // The caller's doing; what is ours (no disk, no broker) is in the log of the process.
+        let refused = self
+            .status
+            .is_client_error()
+            .then(|| Refused { code: self.error.code.clone(), message: self.error.message.clone() });
+        let mut response = (self.status, axum::Json(*self.error)).into_response();
+        if let Some(refused) = refused {
+            response.extensions_mut().insert(refused);
+        }
+        response
     }
 }

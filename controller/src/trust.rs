@@ -5,6 +5,7 @@ use crate::fleet::{Document, listed};
 use crate::problem::Problem;
 use crate::store::{DocumentRow, SnapshotRow, Swap};
 use shoal_controller_core::api;
+use shoal_controller_core::audit::{Event, action};
 use shoal_protocol::ids::{Digest, FleetId};
 use shoal_protocol::latest::{Deployment, EntryKind, Kind, Liveness, Root, Snapshot};
 use shoal_protocol::verify::{Expect, Standing, TrustState, Verdict, Verified, verify, verify_as};
@@ -22,7 +23,10 @@ impl App {
         let (version, standing) = (root.document().version, root.standing());
         self.check_controller_block(root.document())?;
         if standing == Standing::New {
-            if !self.store.add_root(version, envelope.clone()).await? {
+            let event = Event::new(action::ROOT, "operator", format!("root {version}"))
+                .number(version)
+                .signed(root.identity(), root.signers());
+            if !self.store.add_root(version, envelope.clone(), event, now()).await? {
                 return Err(Problem::conflict(format!("root {version} is there already"), None));
             }
             let mut fleet = self.fleet();
@@ -84,7 +88,12 @@ impl App {
             }
             let mut next = trust.clone();
             next.advance(&verdict);
-            let documents = self.check_documents(snapshot.document(), post.documents, &next)?;
+            let (documents, mut events) = self.check_documents(snapshot.document(), post.documents, &next)?;
+            events.push(
+                Event::new(action::SNAPSHOT, "operator", format!("snapshot {version}"))
+                    .number(version)
+                    .signed(snapshot.identity(), snapshot.signers()),
+            );
             let row = SnapshotRow {
                 version,
                 epoch: snapshot.document().epoch,
@@ -92,7 +101,7 @@ impl App {
                 envelope: envelope.clone(),
             };
             let rows = documents.iter().map(|(digest, d)| row_of(*digest, d)).collect();
-            if self.store.swap_snapshot(expected, row, rows, now()).await? == Swap::Conflict {
+            if self.store.swap_snapshot(expected, row, rows, events, now()).await? == Swap::Conflict {
                 return Err(conflict());
             }
             self.make_current(next, snapshot, envelope, documents).await?;
@@ -110,11 +119,15 @@ impl App {
         snapshot: &Snapshot,
         envelopes: Vec<api::Base64>,
         next: &TrustState,
-    ) -> Result<BTreeMap<Digest, Document>, Problem> {
+    ) -> Result<(BTreeMap<Digest, Document>, Vec<Event>), Problem> {
         let mut documents = BTreeMap::new();
+        let mut events = Vec::new();
         for api::Base64(envelope) in envelopes {
             let verified: Verified<Deployment> = verify_as(&envelope, next, now())?;
             let digest = verified.identity();
+            let d = verified.document();
+            let event = Event::new(action::DOCUMENT, "operator", format!("deployment {}", d.name));
+            events.push(event.number(d.sequence).signed(digest, verified.signers()));
             let deployment = Arc::new(verified.into_document());
             documents.insert(digest, Document { deployment, envelope: envelope.into() });
         }
@@ -143,7 +156,7 @@ impl App {
                 }
             }
         }
-        Ok(documents)
+        Ok((documents, events))
     }
 
     async fn make_current(

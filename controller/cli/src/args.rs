@@ -101,6 +101,8 @@ pub(crate) enum Command {
     Activate(Order),
     /// Let devices leave the newest revision for the last one that was healthy there.
     Return(Order),
+    /// Show, or verify, the log of what was signed, uploaded, approved, revoked and refused.
+    Audit(Audit),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -225,6 +227,40 @@ pub(crate) struct Logs {
     /// Ask at most so many devices.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) limit_devices: usize,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The controller keeps the log; every entry is chained to the one before, every snapshot carries the newest head under its
+signature, and every operator keeps a copy. A log that does not continue the copy, or lacks a signed head, is audit_fork.
+
+Examples:
+  shoal audit
+  shoal audit --action refused --limit 200
+  shoal audit --after 1200 --limit 100 -o json
+  shoal audit --verify")]
+pub(crate) struct Audit {
+    /// Fetch the whole log anew, walk all of it, and compare it with the own copy and the newest snapshot.
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Show so many entries: the newest, or the first ones after --after.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) limit: usize,
+    /// Entries after this one.
+    #[arg(long, value_name = "ENTRY")]
+    pub(crate) after: Option<u64>,
+    /// Of this action only: root, snapshot, document, token, enrolled, approved, denied, record, revoked, order, refused,
+    /// device_refused.
+    #[arg(long, value_name = "ACTION")]
+    pub(crate) action: Option<String>,
+    /// After audit_fork: go on from the controller's log, which has this head. The own copy is put aside.
+    #[arg(long, value_name = "HEAD", conflicts_with = "verify")]
+    pub(crate) adopt: Option<Digest>,
+    /// Without own state: take the published snapshot with this digest.
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) snapshot: Option<Digest>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

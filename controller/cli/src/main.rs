@@ -3,6 +3,7 @@
 
 mod api;
 mod args;
+mod audit;
 mod ceremony;
 mod commands;
 mod compose;

@@ -3,6 +3,7 @@
 //! The only place of this program that signs fleet documents. Every document is verified like a stranger's before it leaves.
 
 use crate::api::Client;
+use crate::audit::Copy;
 use crate::error::{CliError, Kind as ErrorKind, Result};
 use crate::home::Home;
 use crate::keys::{self, OwnKey};
@@ -178,7 +179,10 @@ pub(crate) fn publish(
     documents: &[Sealed],
 ) -> Result<api::SnapshotAccepted> {
     let time = now();
-    let snapshot = next_snapshot(trust, changed, time)?;
+    let mut snapshot = next_snapshot(trust, changed, time)?;
+    // Signed over what is verified of the log, and over nothing that went another way.
+    let seen = Copy::open(trust.dir())?.sync(client, trust)?;
+    snapshot.audit_head = Some(seen.head).filter(|_| seen.sequence > 0);
     let (envelope, _) = ring.seal_snapshot(trust, &snapshot)?;
     let mut after = trust.state.clone();
     let verdict = verify(&envelope, &after, time, Expect::Only(Kind::Snapshot))

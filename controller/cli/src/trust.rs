@@ -131,10 +131,21 @@ impl Trust {
             .ok_or(newest)
     }
 
+    /// Whether a kept deployment's signatures still count under the newest root.
+    pub(crate) fn still_counts(&self, digest: &Digest) -> bool {
+        let Ok(bytes) = std::fs::read(self.document_path(digest)) else { return false };
+        verify(&bytes, &self.state, now(), Expect::Stored(Kind::Deployment)).is_ok()
+    }
+
     /// Whether the newest snapshot's signatures still count under the newest root; devices that start anew take no other.
     pub(crate) fn is_snapshot_current(&self) -> bool {
         let Ok(bytes) = std::fs::read(self.snapshot_path()) else { return false };
         verify(&bytes, &self.state, now(), Expect::Stored(Kind::Snapshot)).is_ok()
+    }
+
+    /// Where the own state of the fleet is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The fleet and its newest root.

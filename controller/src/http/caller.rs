@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::pki::Peer;
 use crate::problem::Problem;
 use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
 use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -123,6 +124,12 @@ impl FromRequestParts<Arc<App>> for Puller {
 
 fn header(parts: &Parts) -> Option<&str> {
     parts.headers.get(AUTHORIZATION)?.to_str().ok()
+}
+
+/// Whether a request shows the operators' credential.
+pub(super) fn has_credential(app: &App, headers: &HeaderMap) -> bool {
+    let shown = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.split_once(' '));
+    shown.is_some_and(|(_, token)| is_credential(app, token))
 }
 
 /// Compares hashes, all bytes of them, so that timing says nothing about either.

@@ -10,6 +10,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
+use shoal_controller_core::audit::{Event, action};
 use shoal_controller_core::{api, selector};
 use shoal_protocol::ids::{DeviceId, Name};
 use shoal_protocol::latest::DeviceRecord;
@@ -104,7 +105,10 @@ pub(super) async fn post_record(
     let verified: Verified<DeviceRecord> = verify_as(&envelope, &trust, now())?;
     let sequence = verified.document().sequence;
     if verified.standing() != Standing::Held {
-        app.store.set_record(id.clone(), envelope.clone()).await?;
+        let event = Event::new(action::RECORD, "operator", id.as_str())
+            .number(sequence)
+            .signed(verified.identity(), verified.signers());
+        app.store.set_record(id.clone(), envelope.clone(), event, now()).await?;
         let mut fleet = app.fleet();
         // What it was selected by before, and what it is selected by now.
         fleet.touch_device(&id);
@@ -125,7 +129,7 @@ pub(super) async fn revoke(_: Operator, State(app): Shared, Path(id): Path<Strin
     if !app.fleet().devices.contains_key(&id) {
         return Err(unknown(&id));
     }
-    let serials = app.store.revoke(id.clone()).await?;
+    let serials = app.store.revoke(id.clone(), now()).await?;
     if let Some(device) = app.fleet().devices.get_mut(&id) {
         device.file.revoked = true;
     }

@@ -13,6 +13,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
+use shoal_controller_core::audit::{Event, action};
 use shoal_controller_core::{api, view};
 use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::Envelope;
@@ -28,7 +29,7 @@ const AGAIN: u64 = 30;
 pub(super) async fn post_token(_: Operator, State(app): Shared, body: Body) -> Answer<api::TokenAccepted> {
     let envelope = read_json::<api::PostToken>(body, SMALL).await?.token.0;
     let token = verify_token(&app, &envelope)?;
-    app.store.add_token(token.identity(), envelope, now()).await?;
+    app.store.add_token(token.identity(), envelope, token_event(&token), now()).await?;
     let (digest, token) = (token.identity().into(), token.document());
     Ok(Json(api::TokenAccepted { digest, uses: token.uses, not_after: token.not_after }))
 }
@@ -48,6 +49,11 @@ pub(super) async fn tokens(_: Operator, State(app): Shared) -> Answer<api::Token
         })
     });
     Ok(Json(api::TokenList { tokens: tokens.collect() }))
+}
+
+fn token_event(token: &Verified<Token>) -> Event {
+    let uses = token.document().uses;
+    Event::new(action::TOKEN, "operator", "join token").number(uses).signed(token.identity(), token.signers())
 }
 
 fn verify_token(app: &App, envelope: &[u8]) -> Result<Verified<Token>, Problem> {
@@ -74,7 +80,7 @@ pub(super) async fn enroll(State(app): Shared, body: Body) -> Result<Response, P
         return Err(no_proof("the certificate request is not for the record's identity key"));
     }
     let issued = app.authority.device(&csr, now())?;
-    app.store.add_token(token.identity(), request.token.0, now()).await?;
+    app.store.add_token(token.identity(), request.token.0, token_event(&token), now()).await?;
     let enrolment = Enrolment {
         device: device.clone(),
         record: request.record.0.clone(),

@@ -2,6 +2,7 @@
 //!
 //! Handlers turn requests into calls of `App` and back; they decide nothing.
 
+mod audit;
 mod caller;
 mod devices;
 mod enroll;
@@ -19,7 +20,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde::de::DeserializeOwned;
@@ -59,9 +60,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/devices/{id}/orders", post(devices::post_order))
         .route("/v1/pods", get(devices::pods))
         .route("/v1/refusals", get(devices::refusals))
+        .route("/v1/audit", get(audit::page).post(audit::restore))
         .route("/v1/images", get(images::list))
         .route("/v1/images/manifests/{*reference}", post(images::post_manifest))
         .route("/v1/images/blobs/{digest}", get(images::has_blob))
+        .layer(from_fn_with_state(app.clone(), audit::note_refusals))
         .layer(from_fn(in_time));
     // Uploads and streams have limits of their own, per piece.
     let slow = Router::new()

@@ -1,7 +1,8 @@
 //! Devices, their certificates, reports, facts, waves and orders.
 
-use super::{Result, Store, digest, int, uint};
+use super::{Result, Store, audit, digest, int, uint};
 use rusqlite::{OptionalExtension as _, Transaction};
+use shoal_controller_core::audit::{Event, action};
 use shoal_controller_core::receipt::{Receipt, judge};
 use shoal_protocol::SignError;
 use shoal_protocol::ids::{DeviceId, Digest, Timestamp};
@@ -137,6 +138,12 @@ impl Store {
                         "INSERT INTO devices (id, record, token, enrolled_at) VALUES (?1, ?2, ?3, ?4)",
                         (id, &e.record, e.token.0.as_slice(), int(e.now.0)),
                     )?;
+                    let event = Event {
+                        digest: Some(e.token),
+                        detail: Some("by this token".to_owned()),
+                        ..Event::new(action::ENROLLED, id, id)
+                    };
+                    audit::append(t, vec![event], e.now)?;
                     Outcome::Enrolled
                 }
             };
@@ -171,8 +178,9 @@ impl Store {
     }
 
     /// Revokes a device: the serials of all its certificates.
-    pub(crate) async fn revoke(&self, device: DeviceId) -> Result<Vec<String>> {
+    pub(crate) async fn revoke(&self, device: DeviceId, now: Timestamp) -> Result<Vec<String>> {
         self.call("revoke a device", move |t| {
+            audit::append(t, vec![Event::new(action::REVOKED, "operator", device.as_str())], now)?;
             t.execute("UPDATE devices SET revoked = 1 WHERE id = ?1", [device.as_str()])?;
             t.execute("UPDATE certificates SET revoked = 1 WHERE device = ?1", [device.as_str()])?;
             t.prepare("SELECT serial FROM certificates WHERE device = ?1")?
@@ -197,8 +205,15 @@ impl Store {
     }
 
     /// Replaces a device's record.
-    pub(crate) async fn set_record(&self, device: DeviceId, record: Vec<u8>) -> Result<()> {
+    pub(crate) async fn set_record(
+        &self,
+        device: DeviceId,
+        record: Vec<u8>,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<()> {
         self.call("keep a device record", move |t| {
+            audit::append(t, vec![event], now)?;
             t.execute("UPDATE devices SET record = ?2 WHERE id = ?1", (device.as_str(), record)).map(drop)
         })
         .await
@@ -297,6 +312,7 @@ impl Store {
         above: u64,
         not_after: Timestamp,
         now: Timestamp,
+        what: String,
         sign: impl FnOnce(u64) -> std::result::Result<Vec<u8>, SignError> + Send + 'static,
     ) -> Result<(u64, Vec<u8>)> {
         self.call("keep an order", move |t| {
@@ -310,6 +326,11 @@ impl Store {
             let envelope =
                 sign(uint(counter)).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
             t.execute("INSERT INTO orders VALUES (?1, ?2, ?3, ?4)", (id, counter, int(not_after.0), &envelope))?;
+            let event = Event {
+                detail: Some(what),
+                ..Event::new(action::ORDER, "controller", id).number(uint(counter))
+            };
+            audit::append(t, vec![event], now)?;
             Ok((uint(counter), envelope))
         })
         .await
@@ -402,7 +423,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("shoald.db")).unwrap();
         let token = Digest::of(b"token");
-        store.add_token(token, b"t".to_vec(), NOW).await.unwrap();
+        store.add_token(token, b"t".to_vec(), Event::default(), NOW).await.unwrap();
         let e = Enrolment {
             device: DeviceId::of_spki(b"a"),
             record: b"r".to_vec(),
@@ -459,7 +480,9 @@ mod tests {
         let (_dir, store, e) = store(1).await;
         store.enroll(e.clone()).await.unwrap();
         let add = |above| {
-            store.add_order(e.device.clone(), above, NOW.plus(60), NOW, |c| Ok(c.to_be_bytes().to_vec()))
+            store.add_order(e.device.clone(), above, NOW.plus(60), NOW, String::new(), |c| {
+                Ok(c.to_be_bytes().to_vec())
+            })
         };
         assert_eq!(add(0).await.unwrap().0, 1);
         assert_eq!(add(7).await.unwrap().0, 8);

@@ -2,10 +2,12 @@
 //!
 //! What a function here returned `Ok` for is on disk (WAL, `synchronous=FULL`). It keeps bytes and decides nothing.
 
+mod audit;
 mod devices;
 mod images;
 mod trust;
 
+pub(crate) use audit::Restored;
 pub(crate) use devices::{DeviceRow, Enrolment, FactRow, Outcome, ReportRow};
 pub(crate) use images::TagRow;
 pub(crate) use trust::{DocumentRow, SnapshotRow, Swap};
@@ -18,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 const VERSION: i64 = 1;
+const AUDIT: &str = include_str!("audit.sql");
 /// Calls that may wait for the thread.
 const QUEUE: usize = 256;
 
@@ -118,11 +121,14 @@ fn prepare(path: &Path) -> Result<Connection> {
     };
     match setup().map_err(sqlite("open its file"))? {
         0 => {
-            let script =
-                format!("BEGIN; {} PRAGMA user_version = {VERSION}; COMMIT;", include_str!("schema.sql"));
+            let script = format!(
+                "BEGIN; {} {AUDIT} PRAGMA user_version = {VERSION}; COMMIT;",
+                include_str!("schema.sql")
+            );
             connection.execute_batch(&script).map_err(sqlite("make its tables"))?;
         }
-        VERSION => {}
+        // Made by an earlier build of this version, without an audit log: it begins now.
+        VERSION => connection.execute_batch(AUDIT).map_err(sqlite("make its tables"))?,
         other => return Err(StoreError::Version(other)),
     }
     Ok(connection)

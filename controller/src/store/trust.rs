@@ -1,7 +1,8 @@
 //! Roots, snapshots, documents and tokens.
 
-use super::{Result, Store, digest, int, uint};
+use super::{Result, Store, audit, digest, int, uint};
 use rusqlite::OptionalExtension as _;
+use shoal_controller_core::audit::Event;
 use shoal_protocol::ids::{Digest, Timestamp};
 
 /// A snapshot to keep.
@@ -49,9 +50,18 @@ impl Store {
     }
 
     /// Keeps a root; false when there is one of this version already.
-    pub(crate) async fn add_root(&self, version: u64, envelope: Vec<u8>) -> Result<bool> {
+    pub(crate) async fn add_root(
+        &self,
+        version: u64,
+        envelope: Vec<u8>,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<bool> {
         self.call("keep a root", move |t| {
             let n = t.execute("INSERT OR IGNORE INTO roots VALUES (?1, ?2)", (int(version), envelope))?;
+            if n == 1 {
+                audit::append(t, vec![event], now)?;
+            }
             Ok(n == 1)
         })
         .await
@@ -82,6 +92,7 @@ impl Store {
         expected: Option<Digest>,
         next: SnapshotRow,
         documents: Vec<DocumentRow>,
+        events: Vec<Event>,
         now: Timestamp,
     ) -> Result<Swap> {
         self.call("keep a snapshot", move |t| {
@@ -101,6 +112,7 @@ impl Store {
                 "INSERT INTO snapshots (version, epoch, digest, envelope, stored_at) VALUES (?1, ?2, ?3, ?4, ?5)",
                 (int(next.version), int(next.epoch), next.digest.0.as_slice(), next.envelope, int(now.0)),
             )?;
+            audit::append(t, events, now)?;
             Ok(Swap::Done)
         })
         .await
@@ -118,13 +130,19 @@ impl Store {
     }
 
     /// Keeps a token; one that is there stays as it is.
-    pub(crate) async fn add_token(&self, identity: Digest, envelope: Vec<u8>, now: Timestamp) -> Result<()> {
+    pub(crate) async fn add_token(
+        &self,
+        identity: Digest,
+        envelope: Vec<u8>,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<()> {
         self.call("keep a token", move |t| {
-            t.execute(
+            let n = t.execute(
                 "INSERT OR IGNORE INTO tokens VALUES (?1, ?2, 0, ?3)",
                 (identity.0.as_slice(), envelope, int(now.0)),
-            )
-            .map(drop)
+            )?;
+            if n == 1 { audit::append(t, vec![event], now) } else { Ok(()) }
         })
         .await
     }

@@ -32,6 +32,9 @@ struct Args {
     device: DeviceId,
     /// What to send
     act: Act,
+    /// With `document`: the envelope's file
+    #[arg(long, required_if_eq("act", "document"))]
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -42,13 +45,18 @@ enum Act {
     OnlineKey,
     /// An own next revision, signed with a key that nobody knows
     FreshKey,
+    /// Any envelope, of whatever kind
+    Document,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
     let loot = Loot::take(&args.data)?;
-    let message = forge(&loot, args.act)?;
+    let message = match &args.file {
+        Some(path) => std::fs::read(path).with_context(|| format!("read {}", path.display()))?,
+        None => forge(&loot, args.act)?,
+    };
     send(&loot, &args.device, message).await
 }
 
@@ -64,6 +72,7 @@ fn forge(loot: &Loot, act: Act) -> Result<Vec<u8>> {
             return Ok(bytes);
         }
         Act::OnlineKey => Ed25519Signer::from_seed(loot.online),
+        Act::Document => bail!("which document? --file FILE"),
         Act::FreshKey => {
             let mut seed = [0; 32];
             getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no entropy: {e}"))?;
@@ -84,7 +93,12 @@ async fn send(loot: &Loot, device: &DeviceId, message: Vec<u8>) -> Result<()> {
     options.set_clean_start(true);
     options.set_max_packet_size(Some(1 << 20));
     let (client, mut events) = AsyncClient::new(options, 8);
-    client.publish(Topic::Document.of(&loot.fleet, device), QoS::AtLeastOnce, false, message).await?;
+    let topic = match Envelope::parse(&message).ok().and_then(|e| e.kind().ok()) {
+        Some(Kind::Root) => Topic::Root,
+        Some(Kind::Snapshot) => Topic::Snapshot,
+        _ => Topic::Document,
+    };
+    client.publish(topic.of(&loot.fleet, device), QoS::AtLeastOnce, false, message).await?;
     let taken = async {
         loop {
             match events.poll().await.context("talk to the broker")? {

@@ -114,7 +114,10 @@ fn compose_all(
             lifetime: LIFETIME,
         };
         let deployment = compose::deployment(draft, pinned, &stamp)?;
-        let unchanged = old.as_ref().is_some_and(|o| compose::same_effect(o.document(), &deployment));
+        // What a since removed key signed is signed anew, though nothing else changes.
+        let unchanged = old.as_ref().is_some_and(|o| {
+            compose::same_effect(o.document(), &deployment) && trust.still_counts(&o.identity())
+        });
         let mut known = modules.clone();
         if let Some(o) = &old {
             known.extend(own_facts(s, o.document()));

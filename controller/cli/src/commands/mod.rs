@@ -1,6 +1,7 @@
 //! One module a command; this one hands over and holds what several of them need.
 
 mod apply;
+mod audit;
 mod delete;
 mod describe;
 mod get;
@@ -84,6 +85,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Get(a) => get::run(&open(home)?, &a),
         Command::Describe(a) => describe::run(&open(home)?, &a),
         Command::Logs(a) => logs::run(&open(home)?, &a),
+        Command::Audit(a) => audit::run(&open(home)?, &a),
         Command::Delete(a) => delete::run(&open(home)?, &a),
         Command::Token(a) => token::run(&open(home)?, &a),
         Command::Rollout(a) => rollout::run(&open(home)?, &a),

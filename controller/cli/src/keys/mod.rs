@@ -66,7 +66,12 @@ impl Reference {
 #[derive(Debug)]
 enum Holder {
     /// In a file behind a passphrase, and here once it was opened.
-    Locked { path: PathBuf, text: Zeroizing<String>, source: passphrase::Source, opened: OnceCell<Ed25519Signer> },
+    Locked {
+        path: PathBuf,
+        text: Zeroizing<String>,
+        source: passphrase::Source,
+        opened: OnceCell<Ed25519Signer>,
+    },
     /// Here.
     Open(Ed25519Signer),
     /// In the agent that runs.

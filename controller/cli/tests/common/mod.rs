@@ -191,3 +191,13 @@ pub(crate) fn fleet(test: &str, dir: &Path) -> Option<(Shoald, Operator, Operato
     }
     Some((shoald, first, second))
 }
+
+/// Whether a test cannot run for want of programs; says so.
+pub(crate) fn lacks(test: &str, tools: &[&str]) -> bool {
+    let is_there = |t: &&str| Command::new("which").arg(t).output().is_ok_and(|o| o.status.success());
+    let missing: Vec<&str> = tools.iter().filter(|t| !is_there(t)).copied().collect();
+    if !missing.is_empty() {
+        let _ = writeln!(std::io::stdout(), "\nSKIPPED {test}: needs {}", missing.join(", "));
+    }
+    !missing.is_empty()
+}

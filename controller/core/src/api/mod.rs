@@ -23,6 +23,8 @@
 //! | `GET /v1/deployments/{name}` | operator | – | [`Deployment`] with its devices |
 //! | `GET /v1/pods?device=&deployment=` | operator | – | [`PodList`] |
 //! | `GET /v1/refusals?device=` | operator | – | [`RefusalList`] |
+//! | `GET /v1/audit?after=N&limit=M` | operator | – | [`AuditPage`] |
+//! | `POST /v1/audit` | operator | [`PostAudit`] | [`AuditHead`] |
 //! | `GET /v1/logs/{device}/{deployment}?container=&tail=&follow=SECONDS` | operator | – | JSON lines of [`LogEvent`], `application/x-ndjson` |
 //! | `HEAD /v1/images/blobs/{digest}` | operator | – | 200 when it is there, else 404 |
 //! | `POST /v1/images/blobs/{digest}` | operator | the blob | 201 |
@@ -33,6 +35,7 @@
 //! Operators send `Authorization: Bearer TOKEN`. Every error is an [`ApiError`] with a status of 4xx or 5xx.
 //! Times are seconds since 1970 (UTC). Unknown fields are ignored by clients and refused by the controller.
 
+mod audit;
 mod devices;
 mod images;
 mod pods;
@@ -40,6 +43,7 @@ mod rollouts;
 mod text;
 mod trust;
 
+pub use audit::{AuditHead, AuditPage, PostAudit};
 pub use devices::{Device, DeviceList, DeviceState, System};
 pub use images::{Image, ImageAccepted, ImageList, LogEvent};
 pub use pods::{Cause, Compiled, Container, Phase, Pod, PodList, Refusal, RefusalList, Revision};

@@ -8,6 +8,7 @@ mod sign;
 
 use super::Session;
 use crate::args::TrustCommand;
+use crate::audit::Copy;
 use crate::error::{CliError, OnPath as _, Result};
 use crate::home::Home;
 use crate::output;
@@ -55,6 +56,14 @@ fn push(s: &Session) -> Result<()> {
     let fleet = s.context.fleet.clone().ok_or_else(none)?;
     let trust = Trust::load(&s.home, &fleet)?.ok_or_else(none)?;
     let served: api::Trust = s.client.get("/v1/trust", "the fleet's trust")?;
+    // First of all, since everything else adds to the log.
+    match Copy::open(trust.dir())?.give_back(&s.client)? {
+        Some(0) => {}
+        Some(n) => output::line(&format!("the controller has {n} entries of the audit log again")),
+        None => output::warn(
+            "the controller's audit log went another way since: look at it, then `shoal audit --adopt HEAD`",
+        ),
+    }
     for root in trust.roots.iter().skip(served.roots.len()) {
         let body = api::PostRoot { root: root.clone().into() };
         let _: api::RootAccepted = s.client.post("/v1/trust/roots", &body, "giving it a root")?;
