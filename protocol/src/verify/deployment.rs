@@ -33,6 +33,7 @@ pub(super) fn verify(case: &Case<'_>) -> Result<Verified<Deployment>, Refusal> {
 }
 
 /// One of the roles whose threshold is met must allow the name and all that the template asks for.
+/// TUF §5.6.7, Uptane §5.4.4.7 (delegations); REQ.SEC.ACCESS_CONTROL against THREAT.UPD.UNAPPROVED.
 fn check_grant(roles: &[&Role], deployment: &Deployment) -> Result<(), Refusal> {
     let mut why = format!("{}: the signers' roles are for other name prefixes", deployment.name);
     for role in roles.iter().filter(|r| deployment.name.as_str().starts_with(&r.prefix)) {
@@ -45,6 +46,7 @@ fn check_grant(roles: &[&Role], deployment: &Deployment) -> Result<(), Refusal> 
 }
 
 /// Whether it selects this device. One that does not is refused, unless it takes the place of one that did.
+/// Uptane §5.4.4.6; REQ.SEC.COMPATIBLE, REQ.SEC.AUTH.COMPATIBILITY.
 fn check_target(case: &Case<'_>, deployment: &Deployment) -> Result<bool, Refusal> {
     if !case.on_device() {
         return Ok(true);
@@ -68,6 +70,7 @@ fn check_target(case: &Case<'_>, deployment: &Deployment) -> Result<bool, Refusa
 }
 
 /// Whether exactly this revision was accepted before; refuses lower, forked and leaping sequences.
+/// TUF §5.5.5 (rollback); REQ.SEC.SEQUENCE against THREAT.IMG.EXPIRED. Equivocation is own.
 fn check_sequence(case: &Case<'_>, deployment: &Deployment, revision: &Revision) -> Result<bool, Refusal> {
     let name = &deployment.name;
     let Some(history) = case.state.deployments.get(name) else { return Ok(case.is_stored()) };
@@ -109,6 +112,7 @@ fn check_sequence(case: &Case<'_>, deployment: &Deployment, revision: &Revision)
 }
 
 /// Listing gates first acceptance only; the floor holds always.
+/// TUF §5.6.2, §5.6.4 (mix and match: exactly the digest and version that the snapshot lists); Uptane §5.4.4.6.
 fn check_snapshot(
     case: &Case<'_>,
     deployment: &Deployment,

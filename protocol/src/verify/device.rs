@@ -52,6 +52,7 @@ pub(super) fn verify_record(case: &Case<'_>) -> Result<Verified<DeviceRecord>, R
 }
 
 /// A token's own key may sign exactly one thing: the first record, with the token's labels.
+/// REQ.SEC.RIGHTS: a right comes with its proof, and with no other right.
 fn check_token_grant(case: &Case<'_>, token: &Token, record: &DeviceRecord) -> Result<(), Refusal> {
     if token.approval {
         return refuse(
@@ -83,6 +84,7 @@ fn check_whose(case: &Case<'_>, record: &DeviceRecord) -> Result<(), Refusal> {
     }
 }
 
+/// REQ.SEC.SEQUENCE, for labels as for what runs.
 fn check_record_sequence(case: &Case<'_>, record: &DeviceRecord) -> Result<Standing, Refusal> {
     let Some(held) = &case.state.record else { return Ok(Standing::New) };
     if held.digest == case.identity {
@@ -164,6 +166,7 @@ pub(super) fn verify_order(case: &Case<'_>) -> Result<Verified<Order>, Refusal> 
 }
 
 /// An order names only what an operator signed and this device accepted.
+/// REQ.SEC.ACCESS_CONTROL; in Uptane's terms the controller is a director that can choose among signed images only.
 fn check_verb(case: &Case<'_>, verb: &Verb) -> Result<(), Refusal> {
     match verb {
         Verb::Stage { name, revision } | Verb::Return { name, revision } => {
@@ -257,6 +260,7 @@ fn check_from(own: &DeviceId, named: &DeviceId) -> Result<(), Refusal> {
 }
 
 /// Counters only rise; one counter with two contents is two machines with one identity.
+/// Uptane §5.4.2.1 (version reports cannot be replayed); REQ.SEC.REPORTING.
 fn check_counter(case: &Case<'_>, last: Option<Mark>, counter: u64) -> Result<(), Refusal> {
     let Some(Mark { counter: known, digest }) = last else { return Ok(()) };
     if case.is_stored() || counter > known {

@@ -1,6 +1,9 @@
 //! The one function that decides whether signed bytes count, in one fixed order of checks.
 //!
 //! Pure: bytes, what is known, and the time go in; a verified document or one refusal comes out. It persists nothing.
+//!
+//! Beside each check stands the clause that it answers to: TUF 1.0.34 (`TUF §`), the Uptane Standard 2.1.0 (`Uptane §`), RFC 9124
+//! (`REQ.…`, a requirement against a threat). «Own» marks what none of them asks for. `docs/security-model.md` has the tests.
 
 mod deployment;
 mod device;
@@ -203,6 +206,7 @@ impl Case<'_> {
         self.state.viewpoint == Viewpoint::Device
     }
 
+    /// Uptane §5.4.4.6 (for this vehicle); REQ.SEC.COMPATIBLE.
     fn check_fleet(&self, fleet: &FleetId) -> Result<(), Refusal> {
         let own = &self.anchor()?.fleet;
         if fleet == own {
@@ -212,7 +216,7 @@ impl Case<'_> {
         }
     }
 
-    /// The root's epoch, or any for what was accepted before.
+    /// The root's epoch, or any for what was accepted before. TUF §5.3.11: recovery from a fast-forward attack.
     fn check_epoch(&self, epoch: u64) -> Result<(), Refusal> {
         let own = self.anchor()?.root.document.epoch;
         if epoch == own || self.is_stored() {
@@ -222,7 +226,8 @@ impl Case<'_> {
         }
     }
 
-    /// Signed not too far ahead and not past its end; and the root itself still current.
+    /// Signed not too far ahead and not past its end; and the root itself still current. TUF §5.3.10, §5.5.6, §5.6.5 (freeze);
+    /// Uptane §5.4.3.1; REQ.SEC.EXP.
     fn check_time(
         &self,
         issued_at: Timestamp,
@@ -258,6 +263,7 @@ pub fn verify(
     check_size(bytes, expected.size_cap())?;
     let envelope = Envelope::parse(bytes)?;
     let kind = envelope.kind()?;
+    // REQ.SEC.AUTH.IMG_TYPE: the type is under the signature.
     if !expected.takes(kind) {
         return refuse(Code::WrongType, format!("a {} is not taken here", kind.as_str()));
     }
@@ -285,6 +291,7 @@ pub fn verify(
     }
 }
 
+/// TUF §5.3.3, §5.5.1, §5.6.1: at most X bytes, so that data without end ends.
 fn check_size(bytes: &[u8], cap: usize) -> Result<(), Refusal> {
     if bytes.len() > cap {
         return refuse(Code::TooLarge, format!("{} bytes, at most {cap} are accepted", bytes.len()));

@@ -37,6 +37,7 @@ pub(super) fn verify(case: &Case<'_>) -> Result<Verified<Root>, Refusal> {
     }
 }
 
+/// TUF §5.2: the trusted root that a client begins with; here by the hand of uid 0. REQ.SEC.RIGHTS.
 fn first(case: &Case<'_>) -> Result<Verified<Root>, Refusal> {
     let root: Root = case.decode()?;
     let signers = self_signed(case, &root)?;
@@ -66,12 +67,14 @@ fn next(case: &Case<'_>, anchor: &Anchor) -> Result<Verified<Root>, Refusal> {
     if tally.only_bad() {
         return Err(tally.refusal("the root role"));
     }
+    // TUF §5.3.4, Uptane §5.4.4.3: the threshold of the trusted root, then (below) of the new one.
     let by_old = roles(held, RoleName::Root).any(|r| tally.meets(r));
     let root: Root = case.decode()?;
     let wanted = held.version.saturating_add(1);
     if root.version < held.version {
         return refuse(Code::Rollback, format!("root {}, root {} is held", root.version, held.version));
     }
+    // TUF §5.3.5, Uptane §5.4.4.3: exactly N+1.
     if root.version > wanted {
         return refuse(Code::RootVersion, format!("root {}, the next one here is {wanted}", root.version));
     }
@@ -93,6 +96,7 @@ fn next(case: &Case<'_>, anchor: &Anchor) -> Result<Verified<Root>, Refusal> {
             format!("epoch {}, root {} has {}", root.epoch, held.version, held.epoch),
         );
     }
+    // TUF §5.3.6: the end of an intermediate root does not matter; what it rules looks at that of the newest (§5.3.10).
     time::check_issued(case.state, case.time, root.issued_at, time::ROOT_AHEAD)?;
     Ok(Verified::new(root, case.identity, Standing::New, signers))
 }
@@ -121,6 +125,7 @@ pub fn check_root(root: &Root) -> Result<(), Refusal> {
 fn check_form(root: &Root) -> Result<(), Refusal> {
     let malformed = |why: &str| refuse(Code::Malformed, format!("root {}: {why}", root.version));
     let is_sound = |r: &Role| {
+        // TUF §4.3: a threshold counts distinct keys.
         let distinct: BTreeSet<&Key> = r.keys.iter().collect();
         r.keys.len() <= MAX_KEYS
             && distinct.len() == r.keys.len()
@@ -147,6 +152,7 @@ fn check_form(root: &Root) -> Result<(), Refusal> {
         .flat_map(|r| &r.keys)
         .chain(std::iter::once(&root.controller.online))
         .collect();
+    // Own: a key that signs every day never decides who may sign.
     if role_keys(root, RoleName::Root).iter().any(|k| others.contains(k)) {
         return refuse(Code::RoleOverlap, format!("root {}: a root key sits in another role", root.version));
     }

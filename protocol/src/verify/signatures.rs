@@ -9,6 +9,7 @@ use crate::v1::{Alg, Key, Role, RoleName, Root};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
 /// Whether `signature` is the key's over `message`.
+/// TUF §5.3.4, §5.5.3, §5.6.3; REQ.SEC.AUTHENTIC. Strict Ed25519: one key and message have one signature that counts.
 fn is_good(key: &Key, message: &[u8], signature: &[u8]) -> bool {
     match key.alg {
         Alg::EdDsa => {
@@ -40,6 +41,7 @@ impl<'a> Signed<'a> {
     }
 
     fn is_by(&self, key: &Key, signature: &Signature<'_>) -> bool {
+        // Own: the algorithm that counts is the root's for that key, never the envelope's.
         if signature.alg != key.alg {
             return false;
         }
@@ -51,7 +53,8 @@ impl<'a> Signed<'a> {
         is_good(key, message, signature.bytes)
     }
 
-    /// Sorts every signature by what the anchor knows of its key.
+    /// Sorts every signature by what the anchor knows of its key. Keys that a later root removed count for nothing:
+    /// REQ.SEC.KEY.ROTATION.
     pub(super) fn tally(&self, wanted: &[&Key], anchor: Option<&Anchor>) -> Tally {
         let root = anchor.map(|a| &*a.root.document);
         let revoked: Vec<&Key> = root
@@ -132,7 +135,7 @@ impl Tally {
         self.bad && self.good.is_empty() && !self.elsewhere && !self.revoked
     }
 
-    /// Whether a role's threshold is met by distinct keys.
+    /// Whether a role's threshold is met by distinct keys. TUF §5.3.4 and its like; Uptane §5.4.4.7.
     pub(super) fn meets(&self, role: &Role) -> bool {
         let good = self.good.iter().filter(|k| role.keys.contains(k)).count() as u64;
         role.threshold > 0 && good >= role.threshold

@@ -15,6 +15,7 @@ pub(super) fn verify(case: &Case<'_>) -> Result<Verified<Snapshot>, Refusal> {
     let snapshot: Snapshot = case.decode()?;
     check_form(&snapshot)?;
     case.check_fleet(&snapshot.fleet)?;
+    // Own: nothing is judged by a root that its signers had left behind.
     if snapshot.root_version > anchor.root.document.version {
         return refuse(
             Code::RootBehind,
@@ -63,6 +64,7 @@ fn check_form(snapshot: &Snapshot) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// TUF §5.4.3 (rollback; versions only rise), §5.3.11 (a higher epoch begins anew). The bound on a jump is own.
 fn check_version(case: &Case<'_>, new: &Snapshot) -> Result<(), Refusal> {
     let least = case.state.minima.map_or(0, |m| m.snapshot_version);
     let held = case.state.snapshot.as_ref().map(|h| &h.document).filter(|h| h.epoch == new.epoch);
@@ -94,7 +96,7 @@ fn check_version(case: &Case<'_>, new: &Snapshot) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Walks both lists once, side by side.
+/// Walks both lists once, side by side. TUF §5.5.5, Uptane §5.4.4.5: no name vanishes, no sequence falls.
 fn check_succession(old: &Snapshot, new: &Snapshot) -> Result<(), Refusal> {
     let same_epoch = old.epoch == new.epoch;
     let mut olds = old.entries.iter().peekable();
@@ -147,6 +149,7 @@ fn check_jump(name: &Name, known: u64, new: u64) -> Result<(), Refusal> {
 
 /// Until removals are documents of their own, a snapshot that removes a name or raises its floor must also carry the
 /// signatures of a role with `may_remove` for that name (in a small fleet the same person's key).
+/// TUF §5.6.7, Uptane §5.4.4.7 (delegation): who ends a name must have been given it; REQ.SEC.ACCESS_CONTROL.
 fn check_removals(case: &Case<'_>, old: &Snapshot, new: &Snapshot) -> Result<(), Refusal> {
     let mut olds = old.entries.iter().peekable();
     let mut ended = new.entries.iter().filter(|entry| {

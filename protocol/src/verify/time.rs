@@ -18,6 +18,7 @@ const YEAR: u64 = 366 * DAY;
 const DAY: u64 = 24 * 3600;
 
 /// The time that counts: the clock, or the floor when the clock is behind it.
+/// Uptane §5.4.3.1 (the latest attested time); REQ.SEC.EXP. Here signed documents attest it.
 pub fn effective(clock: Timestamp, floor: Timestamp) -> Timestamp {
     clock.max(floor)
 }
