@@ -9,7 +9,7 @@ use shoal_protocol::codec::encode;
 use shoal_protocol::envelope::{Envelope, MAX_OVERHEAD, MAX_SIGNATURES, content_type, seal_document, sign};
 use shoal_protocol::ids::Timestamp;
 use shoal_protocol::v1::*;
-use shoal_protocol::verify::{Expect, TrustState, Verdict, Viewpoint, time, verify};
+use shoal_protocol::verify::{Expect, TrustState, Verdict, Viewpoint, check_root, time, verify};
 use shoal_protocol::{Code, Ed25519Signer, Signer};
 
 fn signers(n: u8) -> Vec<Ed25519Signer> {
@@ -138,7 +138,12 @@ fn second_root(change: impl FnOnce(&mut Root)) -> Result<(), Code> {
     let mut fleet = Fleet::new();
     let mut root = fleet.root_2();
     change(&mut root);
-    fleet.accept(&seal(&root, &[seed::ROOT]).0).map(|_| ()).map_err(|r| r.code)
+    let verdict = fleet.accept(&seal(&root, &[seed::ROOT]).0).map(|_| ()).map_err(|r| r.code);
+    // Who is about to sign hears the same beforehand.
+    if let Err(refusal) = check_root(&root) {
+        assert_eq!(verdict, Err(refusal.code));
+    }
+    verdict
 }
 
 fn many_keys(n: u8) -> Vec<Key> {
@@ -161,6 +166,15 @@ fn s7_a_roots_lists_have_their_edges() {
     assert_eq!(second_root(short), Err(Code::Malformed));
     let no_online = |r: &mut Root| r.controller.online.public.0.truncate(31);
     assert_eq!(second_root(no_online), Err(Code::Malformed));
+}
+
+#[test]
+fn s7_who_is_about_to_sign_a_root_hears_what_is_wrong_with_it() {
+    let fleet = Fleet::new();
+    let mut root = fleet.root_2();
+    assert!(check_root(&root).is_ok());
+    root.roles[2].threshold = 0;
+    assert_eq!(check_root(&root).unwrap_err().code, Code::Malformed);
 }
 
 #[test]

@@ -56,8 +56,8 @@ fn check_form(snapshot: &Snapshot) -> Result<(), Refusal> {
         return refuse(Code::Malformed, "its entries are not ascending by kind and name");
     }
     for e in entries {
-        let redundant = e.stable == Some(e.newest);
-        if e.newest.sequence == 0 || stable_of(e).sequence > e.newest.sequence || redundant {
+        let above = e.stable.is_some_and(|stable| stable.sequence >= e.newest.sequence);
+        if e.newest.sequence == 0 || above {
             return refuse(Code::Malformed, format!("{}: stable does not lie below newest", e.name));
         }
     }

@@ -1,0 +1,218 @@
+//! The edges of what snapshots, deployments and a device's own documents may say: the last value that is good, and the first that
+//! is not (as in `limits.rs`).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use common::*;
+use shoal_protocol::Code;
+use shoal_protocol::ids::{Bytes, Digest, Timestamp};
+use shoal_protocol::v1::*;
+use shoal_protocol::verify::{Expect, MAX_JUMP};
+
+type Outcome = Result<(), Code>;
+
+fn rev(sequence: u64) -> Revision {
+    revision(sequence, Digest::of(&sequence.to_be_bytes()))
+}
+
+fn other(sequence: u64) -> Revision {
+    revision(sequence, Digest::of(b"other"))
+}
+
+fn take(fleet: &mut Fleet, bytes: &[u8]) -> Outcome {
+    fleet.accept(bytes).map(|_| ()).map_err(|r| r.code)
+}
+
+/// What becomes of a snapshot of these entries on a device that holds one of those.
+fn after(held: Vec<Entry>, next: Vec<Entry>) -> Outcome {
+    let mut fleet = Fleet::new();
+    let held = fleet.snapshot(2, held);
+    take(&mut fleet, &seal(&held, &[seed::SNAPSHOT]).0)?;
+    let next = fleet.snapshot(3, next);
+    take(&mut fleet, &seal(&next, &[seed::SNAPSHOT]).0)
+}
+
+fn with_stable(n: &str, newest: Revision, stable: Revision) -> Entry {
+    Entry { stable: Some(stable), ..entry(n, newest) }
+}
+
+#[test]
+fn s17_a_snapshots_form_has_its_edges() {
+    let form = |entries: Vec<Entry>| after(vec![], entries);
+    let many = |n: usize| (0..n).map(|i| entry(&format!("n{i:05}"), rev(1))).collect::<Vec<_>>();
+    assert_eq!(form(many(4096)), Ok(()));
+    assert_eq!(form(many(4097)), Err(Code::Malformed));
+    assert_eq!(form(vec![entry("a", rev(1)), entry("b", rev(1))]), Ok(()));
+    assert_eq!(form(vec![entry("b", rev(1)), entry("a", rev(1))]), Err(Code::Malformed));
+    assert_eq!(form(vec![entry("a", rev(1)), entry("a", rev(1))]), Err(Code::Malformed));
+    assert_eq!(form(vec![entry("a", rev(0))]), Err(Code::Malformed));
+    assert_eq!(form(vec![with_stable("a", rev(2), rev(1))]), Ok(()));
+    assert_eq!(form(vec![with_stable("a", rev(2), rev(2))]), Err(Code::Malformed));
+    assert_eq!(form(vec![with_stable("a", rev(2), other(2))]), Err(Code::Malformed), "two of one sequence");
+    assert_eq!(form(vec![with_stable("a", rev(2), rev(3))]), Err(Code::Malformed));
+}
+
+#[test]
+fn s17_no_step_of_a_name_is_undone() {
+    let held = || vec![with_stable("a", rev(5), rev(4))];
+    assert_eq!(after(held(), held()), Ok(()));
+    assert_eq!(after(held(), vec![with_stable("a", rev(6), rev(5))]), Ok(()));
+    assert_eq!(after(held(), vec![entry("a", rev(5))]), Ok(()), "its wave is open");
+    assert_eq!(after(held(), vec![entry("a", rev(4))]), Err(Code::SnapshotRollback));
+    assert_eq!(after(held(), vec![with_stable("a", rev(6), rev(3))]), Err(Code::SnapshotRollback));
+    assert_eq!(after(held(), vec![with_stable("a", other(5), rev(4))]), Err(Code::Equivocation));
+    assert_eq!(after(held(), vec![with_stable("a", rev(5), other(4))]), Err(Code::Equivocation));
+    assert_eq!(after(held(), vec![with_stable("a", rev(6), other(5))]), Err(Code::Equivocation));
+    assert_eq!(after(held(), vec![]), Err(Code::SnapshotRollback));
+    let floor = |floor| vec![Entry { floor, ..entry("a", rev(5)) }];
+    assert_eq!(after(floor(2), floor(2)), Ok(()));
+    assert_eq!(after(floor(2), floor(1)), Err(Code::SnapshotRollback));
+    assert_eq!(after(floor(2), floor(3)), Err(Code::RoleScope), "a raised floor needs who may remove");
+}
+
+#[test]
+fn s10_the_longest_leaps_of_names_and_versions() {
+    assert_eq!(after(vec![], vec![entry("a", rev(MAX_JUMP))]), Ok(()));
+    assert_eq!(after(vec![], vec![entry("a", rev(MAX_JUMP + 1))]), Err(Code::SequenceJump));
+    let held = || vec![entry("a", rev(7))];
+    assert_eq!(after(held(), vec![entry("a", rev(7 + MAX_JUMP))]), Ok(()));
+    assert_eq!(after(held(), vec![entry("a", rev(8 + MAX_JUMP))]), Err(Code::SequenceJump));
+    let version = |v: u64| {
+        let mut fleet = Fleet::new();
+        let next = fleet.snapshot(v, vec![]);
+        take(&mut fleet, &seal(&next, &[seed::SNAPSHOT]).0)
+    };
+    assert_eq!(version(1 + MAX_JUMP), Ok(()));
+    assert_eq!(version(2 + MAX_JUMP), Err(Code::SequenceJump));
+    assert_eq!(version(0), Err(Code::Rollback));
+    let mut fleet = Fleet::new();
+    let fork = Snapshot { not_after: NOW.plus(DAY), ..fleet.snapshot(1, vec![]) };
+    assert_eq!(take(&mut fleet, &seal(&fork, &[seed::SNAPSHOT]).0), Err(Code::Equivocation));
+    for (root_version, expected) in [(1, Ok(())), (2, Err(Code::RootBehind))] {
+        let next = Snapshot { root_version, ..fleet.snapshot(2, vec![]) };
+        assert_eq!(take(&mut fleet, &seal(&next, &[seed::SNAPSHOT]).0), expected);
+    }
+}
+
+/// A device that accepted sequence 7 of `app`, and is handed another one, listed.
+fn next_deployment(sequence: u64, change: impl FnOnce(&mut Entry)) -> Outcome {
+    let mut fleet = Fleet::new();
+    fleet.publish(&fleet.deployment("app", 7)).unwrap();
+    let (bytes, digest) = seal(&fleet.deployment("app", sequence), &[seed::DEPLOY]);
+    let mut listed = entry("app", revision(sequence, digest));
+    change(&mut listed);
+    let snapshot = Snapshot { entries: vec![listed], ..fleet.snapshot(9, vec![]) };
+    // As if it were held: what a snapshot may say is tested above.
+    let held = fleet.state.snapshot.as_mut().unwrap();
+    *held = shoal_protocol::verify::Known::new(snapshot, held.digest);
+    take(&mut fleet, &bytes)
+}
+
+#[test]
+fn s10_s17_s24_a_deployments_sequence_listing_and_floor_have_their_edges() {
+    assert_eq!(next_deployment(8, |_| {}), Ok(()));
+    assert_eq!(next_deployment(7 + MAX_JUMP, |_| {}), Ok(()));
+    assert_eq!(next_deployment(8 + MAX_JUMP, |_| {}), Err(Code::SequenceJump));
+    assert_eq!(next_deployment(6, |_| {}), Err(Code::Rollback));
+    assert_eq!(next_deployment(8, |e| e.floor = 8), Ok(()));
+    assert_eq!(next_deployment(8, |e| e.floor = 9), Err(Code::BelowFloor));
+    assert_eq!(next_deployment(8, |e| e.liveness = Liveness::Removed), Err(Code::NotInSnapshot));
+    assert_eq!(next_deployment(8, |e| (e.stable, e.newest) = (Some(e.newest), rev(9))), Ok(()));
+    assert_eq!(next_deployment(8, |e| e.newest = rev(9)), Err(Code::NotInSnapshot));
+    assert_eq!(next_deployment(8, |e| e.newest.digest = rev(9).digest), Err(Code::NotInSnapshot));
+}
+
+fn order(change: impl FnOnce(&mut Order)) -> Outcome {
+    let mut fleet = Fleet::new();
+    let mut d = fleet.deployment("app", 1);
+    d.not_before = Some(NOW.plus(60));
+    fleet.publish(&d).unwrap();
+    fleet.state.order_counter = 4;
+    let mut order = fleet.order(5, Verb::Restart { name: name("app") });
+    change(&mut order);
+    take(&mut fleet, &seal(&order, &[seed::ONLINE]).0)
+}
+
+#[test]
+fn s23_an_orders_life_counter_and_consent_have_their_edges() {
+    assert_eq!(order(|_| {}), Ok(()));
+    assert_eq!(order(|o| o.counter = 4), Err(Code::OrderReplay));
+    assert_eq!(order(|o| o.counter = 3), Err(Code::OrderReplay));
+    assert_eq!(order(|o| o.not_after = o.issued_at.plus(3600)), Ok(()));
+    assert_eq!(order(|o| o.not_after = o.issued_at.plus(3601)), Err(Code::OrderForbidden));
+    assert_eq!(order(|o| o.not_after = NOW), Ok(()));
+    assert_eq!(order(|o| o.not_after = Timestamp(NOW.0 - 1)), Err(Code::Expired));
+    let logs = |tail, follow| Verb::Logs { name: name("app"), container: None, tail, follow, stream: 1 };
+    assert_eq!(order(|o| o.verb = logs(200, 3600)), Ok(()));
+    assert_eq!(order(|o| o.verb = logs(201, 0)), Err(Code::OrderForbidden));
+    assert_eq!(order(|o| o.verb = logs(0, 3601)), Err(Code::OrderForbidden));
+    assert_eq!(order(|o| o.verb = Verb::Restart { name: name("none") }), Err(Code::OrderForbidden));
+    let activate = |revision| Verb::Activate { name: name("app"), revision };
+    assert_eq!(order(|o| o.verb = activate(rev(1))), Err(Code::OrderForbidden), "other bytes");
+}
+
+#[test]
+fn s23_activation_waits_for_the_signed_second() {
+    let mut fleet = Fleet::new();
+    let mut d = fleet.deployment("app", 1);
+    d.not_before = Some(NOW.plus(1));
+    fleet.publish(&d).unwrap();
+    let revision = fleet.state.deployments[&name("app")].highest().unwrap();
+    let activate = Verb::Activate { name: name("app"), revision };
+    let early = seal(&fleet.order(1, activate.clone()), &[seed::ONLINE]).0;
+    assert_eq!(take(&mut fleet, &early), Err(Code::OutsideWindow));
+    fleet.state.time_floor = NOW.plus(1);
+    assert_eq!(take(&mut fleet, &early), Ok(()));
+    let stage = Verb::Stage { name: name("app"), revision };
+    fleet.state.time_floor = NOW;
+    let stage = seal(&fleet.order(2, stage), &[seed::ONLINE]).0;
+    assert_eq!(take(&mut fleet, &stage), Ok(()));
+}
+
+fn record(change: impl FnOnce(&mut DeviceRecord)) -> Outcome {
+    let mut fleet = Fleet::new();
+    let mut record = fleet.record(2);
+    change(&mut record);
+    take(&mut fleet, &seal(&record, &[seed::ENROLL]).0)
+}
+
+fn many_labels(n: usize) -> shoal_protocol::text_map::TextMap {
+    let all: Vec<String> = (0..n).map(|i| format!("l{i}")).collect();
+    all.iter().map(|l| (l.as_str(), "x")).collect()
+}
+
+#[test]
+fn s21_a_device_records_lists_and_sequence_have_their_edges() {
+    assert_eq!(record(|_| {}), Ok(()));
+    assert_eq!(record(|r| r.labels = many_labels(64)), Ok(()));
+    assert_eq!(record(|r| r.labels = many_labels(65)), Err(Code::Malformed));
+    assert_eq!(record(|r| r.sequence = 0), Err(Code::Malformed));
+    assert_eq!(record(|r| r.sealing = Bytes(vec![9; 31])), Err(Code::Malformed));
+    assert_eq!(record(|r| r.attest.public.0.truncate(31)), Err(Code::Malformed));
+    assert_eq!(record(|r| r.attest = key(seed::WEB).public()), Err(Code::WrongTarget));
+    assert_eq!(record(|r| r.sealing = Bytes(vec![8; 32])), Err(Code::WrongTarget));
+    assert_eq!(record(|r| r.sequence = 1 + MAX_JUMP), Ok(()));
+    assert_eq!(record(|r| r.sequence = 2 + MAX_JUMP), Err(Code::SequenceJump));
+    assert_eq!(record(|r| (r.sequence, r.issued_at) = (1, NOW.plus(1))), Err(Code::Equivocation));
+}
+
+fn token(change: impl FnOnce(&mut Token)) -> Outcome {
+    let mut fleet = Fleet::new();
+    let mut token = fleet.token();
+    change(&mut token);
+    let bytes = seal(&token, &[seed::ENROLL]).0;
+    fleet.accept_as(&bytes, Expect::Only(Kind::Token)).map(|_| ()).map_err(|r| r.code)
+}
+
+#[test]
+fn s25_a_tokens_form_and_end_have_their_edges() {
+    assert_eq!(token(|_| {}), Ok(()));
+    assert_eq!(token(|t| t.uses = 0), Err(Code::Malformed));
+    assert_eq!(token(|t| t.key.public.0.truncate(31)), Err(Code::Malformed));
+    assert_eq!(token(|t| t.labels = many_labels(64)), Ok(()));
+    assert_eq!(token(|t| t.labels = many_labels(65)), Err(Code::Malformed));
+    assert_eq!(token(|t| t.minima.root_version = 2), Err(Code::RootBehind));
+    assert_eq!(token(|t| t.not_after = NOW), Ok(()));
+    assert_eq!(token(|t| t.not_after = Timestamp(NOW.0 - 1)), Err(Code::EnrollProof));
+}
