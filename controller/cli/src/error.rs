@@ -34,7 +34,7 @@ Exit codes:
   4  the controller or registry cannot be reached
   5  conflict: somebody else changed it first
   6  waited too long
-  7  the credential is missing, wrong or expired";
+  7  the credential is missing, wrong or expired (also a passphrase, or a key that an ssh-agent does not hold)";
 
 impl Kind {
     /// The process's exit code.

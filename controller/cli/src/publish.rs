@@ -170,6 +170,19 @@ pub(crate) struct Sealed {
     pub(crate) digest: Digest,
 }
 
+/// The next snapshot over what is verified of the audit log, and over nothing that went another way.
+pub(crate) fn over_the_log(
+    client: &Client,
+    trust: &Trust,
+    changed: &[Entry],
+    issued_at: Timestamp,
+) -> Result<Snapshot> {
+    let mut snapshot = next_snapshot(trust, changed, issued_at)?;
+    let seen = Copy::open(trust.dir())?.sync(client, trust)?;
+    snapshot.audit_head = Some(seen.head).filter(|_| seen.sequence > 0);
+    Ok(snapshot)
+}
+
 /// Signs the next snapshot, verifies it and every document as devices will, uploads all, and keeps them as own state.
 pub(crate) fn publish(
     client: &Client,
@@ -179,10 +192,7 @@ pub(crate) fn publish(
     documents: &[Sealed],
 ) -> Result<api::SnapshotAccepted> {
     let time = now();
-    let mut snapshot = next_snapshot(trust, changed, time)?;
-    // Signed over what is verified of the log, and over nothing that went another way.
-    let seen = Copy::open(trust.dir())?.sync(client, trust)?;
-    snapshot.audit_head = Some(seen.head).filter(|_| seen.sequence > 0);
+    let snapshot = over_the_log(client, trust, changed, time)?;
     let (envelope, _) = ring.seal_snapshot(trust, &snapshot)?;
     let mut after = trust.state.clone();
     let verdict = verify(&envelope, &after, time, Expect::Only(Kind::Snapshot))

@@ -340,3 +340,30 @@ fn a_signer_command_signs_and_one_that_signs_something_else_does_not() {
     assert!(said.contains("exit status: 3"), "{said}");
     assert_eq!(o.json(&["trust", "show"])["root_version"], 2);
 }
+
+#[test]
+fn a_deployment_that_two_must_sign_travels_as_a_draft() {
+    let dir = tempfile::tempdir().unwrap();
+    let test = "a_deployment_that_two_must_sign_travels_as_a_draft";
+    let Some((_shoald, o, _)) = fleet(test, dir.path()) else { return };
+    let bob = operator(dir.path(), "bob");
+    bob.run(&["keys", "new", "bob", "--plain"]).ok();
+    give_public(&bob, &o, "bob");
+    o.run(&["trust", "rotate", "--add", "deployment=bob", "--threshold", "deployment=2", "--yes"]).ok();
+    o.apply("app", "a").fails(3, "error[role_scope]");
+    let draft = dir.path().join("app.draft");
+    let file = o.file("app", "a");
+    let said = o.run(&["apply", "-f", &file, "--draft", utf8(&draft), "--yes"]).ok();
+    assert!(said.contains("still needed: 1 more of the deployment keys for app: bob"), "{said}");
+    o.run(&["trust", "publish", utf8(&draft), "--yes"]).fails(3, "error[threshold]");
+    let shown = bob.run(&["trust", "show", "--draft", utf8(&draft)]).ok();
+    assert!(shown.contains("main.argv: /app.wasm a"), "{shown}");
+    bob.run(&["trust", "sign", utf8(&draft), "--yes"]).ok();
+    o.run(&["trust", "publish", utf8(&draft), "--yes"]).ok();
+    assert_eq!(o.json(&["get", "deployments"])["deployments"][0]["newest"]["sequence"], 1);
+    assert!(o.json(&["audit", "--verify"])["snapshot_entry"].as_u64().unwrap() > 2);
+    // Once more is no harm, as after a lost answer; after somebody else's snapshot it is too late.
+    o.run(&["trust", "publish", utf8(&draft), "--yes"]).ok();
+    o.run(&["trust", "refresh"]).ok();
+    o.run(&["trust", "publish", utf8(&draft), "--yes"]).fails(5, "error[conflict]");
+}

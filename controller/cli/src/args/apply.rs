@@ -59,6 +59,7 @@ Examples:
   shoal apply -f app.yaml
   shoal apply -f app.yaml --dry-run
   shoal apply -f app.yaml --yes --wait --timeout 2m
+  shoal apply -f app.yaml --draft app.draft   # where two must sign: `shoal trust sign`, then `shoal trust publish`
   shoal apply --pod sandbox_config.json --container container_wasi.json --selector site=north";
 
 #[derive(Debug, Args)]
@@ -71,6 +72,9 @@ pub(crate) struct Apply {
     /// Check everything and show what would change; sign and send nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Write a draft for others to sign (`shoal trust sign`), instead of publishing at once.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dry_run", "wait"])]
+    pub(crate) draft: Option<PathBuf>,
     /// Do not ask.
     #[arg(short = 'y', long)]
     pub(crate) yes: bool,

@@ -4,6 +4,7 @@
 
 use super::{Session, duration, rollout, short_id, source};
 use crate::args::{Apply, Diff};
+use crate::ceremony::{self, Content};
 use crate::compose::{self, Stamp};
 use crate::error::{CliError, Result};
 use crate::home::Home;
@@ -20,6 +21,7 @@ use shoal_protocol::codec;
 use shoal_protocol::ids::Digest;
 use shoal_protocol::latest::{Container, Deployment, Entry, Liveness, Revision};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// How long devices may accept a deployment whose file does not say.
 const LIFETIME: u64 = 90 * 86_400;
@@ -51,7 +53,7 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()
     source::recipients(s, &args.source, &mut drafts)?;
     let mut trust = trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?;
     let mut items = compose_all(s, &mut trust, &drafts, &pinned)?;
-    if let Some(ring) = &ring {
+    if let Some(ring) = ring.as_ref().filter(|_| args.draft.is_none()) {
         for item in items.iter().filter(|i| !i.unchanged) {
             publish::precheck(&trust, ring, &item.deployment.name, &item.deployment)?;
         }
@@ -64,6 +66,9 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()
             return Err(CliError::usage("nothing was signed").hint("answer y, or add --yes"));
         }
         upload(s, &store, &drafts, &pinned)?;
+        if let Some(path) = &args.draft {
+            return hand_over(s, trust, &ring, &items, path, args.output.format);
+        }
         items = sign(s, trust, &ring, items, &drafts, &pinned, args.output.format)?;
     }
     if args.wait {
@@ -120,7 +125,7 @@ fn compose_all(
         });
         let mut known = modules.clone();
         if let Some(o) = &old {
-            known.extend(own_facts(s, o.document()));
+            known.extend(own_facts(&s.home, o.document()));
         }
         items.push(Item {
             old: old.as_ref().map(|o| review::facts(o.document(), &known)),
@@ -134,8 +139,8 @@ fn compose_all(
 }
 
 /// What is known of the modules of a revision signed earlier: only what the own layout still holds.
-fn own_facts(s: &Session, d: &Deployment) -> BTreeMap<Digest, shoal_image::ModuleFacts> {
-    let Ok(store) = images::store(&s.home) else { return BTreeMap::new() };
+pub(super) fn own_facts(home: &Home, d: &Deployment) -> BTreeMap<Digest, shoal_image::ModuleFacts> {
+    let Ok(store) = images::store(home) else { return BTreeMap::new() };
     d.template
         .all_containers()
         .flat_map(Container::modules)
@@ -227,6 +232,31 @@ fn print_item(item: &Item, plan: &api::Plan) {
             p.hostname.as_deref().unwrap_or("-")
         )));
     }
+}
+
+/// Writes deployments and next snapshot as a draft, with the signatures of the keys at hand.
+fn hand_over(
+    s: &Session,
+    trust: Trust,
+    ring: &Keyring,
+    items: &[Item],
+    path: &Path,
+    format: Format,
+) -> Result<()> {
+    let mut pieces = Vec::new();
+    let mut entries = Vec::new();
+    for item in items {
+        let d = &item.deployment;
+        let piece = ceremony::Item::new(d, Content::Deployment(Box::new(d.clone())));
+        let newest = Revision { sequence: d.sequence, digest: piece.digest };
+        entries.push(publish::entry(item.before.as_ref(), &d.name, newest));
+        pieces.push(piece);
+    }
+    let snapshot = publish::over_the_log(&s.client, &trust, &entries, now())?;
+    pieces.push(ceremony::Item::new(&snapshot, Content::Snapshot(Box::new(snapshot.clone()))));
+    let mut draft = ceremony::Draft::new(Some(trust), pieces)?;
+    draft.sign(&ring.keys())?;
+    super::trust::hand_over(&s.home, &draft, path, format)
 }
 
 /// The controller's own registry gets what it lacks of the images that the layout holds.

@@ -6,6 +6,8 @@ mod init;
 mod show;
 mod sign;
 
+pub(super) use sign::hand_over;
+
 use super::Session;
 use crate::args::TrustCommand;
 use crate::audit::Copy;

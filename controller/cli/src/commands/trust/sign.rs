@@ -2,6 +2,7 @@
 
 use crate::args::TrustSign;
 use crate::ceremony::{Content, Draft, Need};
+use crate::commands::apply::own_facts;
 use crate::commands::{Session, show as words};
 use crate::error::{CliError, Result};
 use crate::home::{Context, Home};
@@ -14,7 +15,6 @@ use crate::trust::{self, Trust};
 use serde::Serialize;
 use shoal_controller_core::api;
 use shoal_protocol::latest::Snapshot;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 pub(super) fn run(home: &Home, args: &TrustSign) -> Result<()> {
@@ -38,18 +38,18 @@ pub(super) fn run(home: &Home, args: &TrustSign) -> Result<()> {
     }
     draft.write(&args.draft)?;
     if args.output.format.is_data() {
-        return output::data(args.output.format, &view(&draft, &known)?);
+        return output::data(args.output.format, &view(home, &draft, &known)?);
     }
     output::line(&format!("signed with {}", used.join(", ")));
     tell_next(&draft, &args.draft, &known)
 }
 
 /// Writes a draft and says who is to sign it.
-pub(super) fn hand_over(home: &Home, draft: &Draft, path: &Path, format: Format) -> Result<()> {
+pub(in crate::commands) fn hand_over(home: &Home, draft: &Draft, path: &Path, format: Format) -> Result<()> {
     let known = Known::of(home);
     draft.write(path)?;
     if format.is_data() {
-        return output::data(format, &view(draft, &known)?);
+        return output::data(format, &view(home, draft, &known)?);
     }
     output::line(&format!("draft written to {}", path.display()));
     tell_next(draft, path, &known)
@@ -115,12 +115,12 @@ struct NeedView {
     signed: Vec<String>,
 }
 
-fn view(draft: &Draft, known: &Known) -> Result<View> {
+fn view(home: &Home, draft: &Draft, known: &Known) -> Result<View> {
     let fingerprints =
         |keys: &[shoal_protocol::latest::Key]| keys.iter().map(crate::keys::fingerprint).collect();
     let mut documents = Vec::new();
     for item in &draft.items {
-        let (kind, changes) = says(draft, &item.content, known)?;
+        let (kind, changes) = says(home, draft, &item.content, known)?;
         let signatures = draft.needs(item)?;
         documents.push(DocumentView {
             kind,
@@ -141,7 +141,7 @@ fn view(draft: &Draft, known: &Known) -> Result<View> {
 }
 
 /// A document's changes against what it follows.
-fn says(draft: &Draft, content: &Content, known: &Known) -> Result<(&'static str, Vec<String>)> {
+fn says(home: &Home, draft: &Draft, content: &Content, known: &Known) -> Result<(&'static str, Vec<String>)> {
     Ok(match content {
         Content::Root(new) => {
             let changes = match &draft.base {
@@ -155,7 +155,7 @@ fn says(draft: &Draft, content: &Content, known: &Known) -> Result<(&'static str
             ("snapshot", snapshot_changes(old, new))
         }
         Content::Deployment(d) => {
-            let facts = review::facts(d, &BTreeMap::new());
+            let facts = review::facts(d, &own_facts(home, d));
             let lines = review::in_order(&facts).into_iter().map(|(k, v)| format!("+ {k}: {v}"));
             ("deployment", lines.collect())
         }
@@ -183,7 +183,7 @@ fn print(home: &Home, draft: &Draft, known: &Known) -> Result<()> {
         );
     }
     for item in &draft.items {
-        let (kind, changes) = says(draft, &item.content, known)?;
+        let (kind, changes) = says(home, draft, &item.content, known)?;
         let (version, until) = match &item.content {
             Content::Root(r) => (r.version, r.not_after),
             Content::Snapshot(s) => (s.version, s.not_after),
@@ -207,7 +207,7 @@ pub(super) fn show(home: &Home, path: &Path, format: Format) -> Result<()> {
     let draft = Draft::read(home, path)?;
     let known = Known::of(home);
     if format.is_data() {
-        return output::data(format, &view(&draft, &known)?);
+        return output::data(format, &view(home, &draft, &known)?);
     }
     print(home, &draft, &known)?;
     tell_next(&draft, path, &known)
@@ -233,7 +233,7 @@ pub(super) fn publish(s: &Session, path: &Path, yes: bool, format: Format) -> Re
         return Err(CliError::usage("nothing was published").hint("answer y, or add --yes"));
     }
     send(s, &draft)?;
-    if format.is_data() { output::data(format, &view(&draft, &known)?) } else { Ok(()) }
+    if format.is_data() { output::data(format, &view(&s.home, &draft, &known)?) } else { Ok(()) }
 }
 
 /// Root 1 and the first snapshot.
@@ -268,6 +268,13 @@ pub(super) fn send(s: &Session, draft: &Draft) -> Result<()> {
             own.roots.len()
         ))
         .hint("make a new draft"));
+    }
+    let snapshot_of = |t: &Trust| t.snapshot().map(|k| k.digest);
+    let (current, followed) = (snapshot_of(&own), draft.base.as_ref().and_then(snapshot_of));
+    let brings = draft.items.iter().find(|i| matches!(i.content, Content::Snapshot(_))).map(|i| i.digest);
+    if brings.is_some() && current != followed && current != brings {
+        return Err(CliError::conflict("somebody published another snapshot since the draft was made")
+            .hint("make a new draft"));
     }
     let mut done = draft.finish(&s.home)?;
     if let Some(root) = done.root {
