@@ -1,7 +1,7 @@
-//! Requests to the controller's API, and which of DNS, TCP, TLS, clock or credential it was when one fails (B7).
+//! Requests to the controller's API, and which of DNS, TCP, proxy, TLS, clock or credential it was when one fails (B7).
 
 use crate::failure::{Explained, Kind};
-use crate::tls;
+use crate::{proxy, tls};
 use anyhow::{Context, Result};
 use rustls::{AlertDescription, CertificateError, ClientConfig};
 use serde::Deserialize;
@@ -110,6 +110,9 @@ async fn diagnose(base: &str, error: reqwest::Error) -> anyhow::Error {
         return tls_failure(base, e).into();
     }
     let (text, hint) = if let Some((host, port)) = host_port(base) {
+        if let Some(proxy) = proxy::place(&host, port) {
+            return proxy_failure(base, &proxy, error).await.into();
+        }
         match tokio::time::timeout(CONNECT, tokio::net::lookup_host((host.as_str(), port))).await {
             Ok(Ok(_)) if error.is_timeout() => (
                 format!("TCP: no answer from {host}:{port} in time"),
@@ -129,6 +132,22 @@ async fn diagnose(base: &str, error: reqwest::Error) -> anyhow::Error {
         (format!("{base:?} is no address of a controller"), "the root must name https://host:port")
     };
     Explained::new(Kind::Unavailable, text).hint(hint).because(error).into()
+}
+
+/// What failed where everything goes through a proxy; the controller's name is the proxy's to resolve.
+async fn proxy_failure(base: &str, (host, port): &(String, u16), error: reqwest::Error) -> Explained {
+    let reached = tokio::time::timeout(CONNECT, tokio::net::TcpStream::connect((host.as_str(), *port))).await;
+    let (text, hint) = match reached {
+        Ok(Ok(_)) => (
+            format!("proxy: {host}:{port} does not lead to {base}"),
+            "does the proxy allow CONNECT to this host and port, and does it want a name and password?",
+        ),
+        _ => (
+            format!("proxy: cannot connect to the proxy {host}:{port} on the way to {base}"),
+            "check HTTPS_PROXY; NO_PROXY names what is reached without it",
+        ),
+    };
+    Explained::new(Kind::Unavailable, text).hint(hint).because(error)
 }
 
 fn tls_failure(base: &str, error: &rustls::Error) -> Explained {

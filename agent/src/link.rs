@@ -4,7 +4,7 @@
 //! that is too large ends the connection; since retained messages are not asked for and failures in a row wait longer and
 //! longer, a poisoned one cannot make it loop (B2). Never here: what a message means.
 
-use crate::{entropy, tls};
+use crate::{entropy, proxy, tls};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, Packet, PubAckReason, RetainForwardRule};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, MqttOptions, StateError};
@@ -37,7 +37,7 @@ pub(crate) struct LinkConfig {
     pub fleet: FleetId,
     /// The device.
     pub device: DeviceId,
-    /// `mqtts://host:port`, tried in turn.
+    /// `mqtts://host:port` and `wss://host:port/path`, tried in turn.
     pub addresses: Vec<String>,
     /// The fleet's CA and the device's certificate.
     pub tls: Arc<ClientConfig>,
@@ -69,11 +69,24 @@ pub(crate) enum LinkEvent {
     },
 }
 
-/// `mqtts://host:port` taken apart.
-fn address(url: &str) -> Option<(&str, u16)> {
-    let rest = url.strip_prefix("mqtts://")?;
-    let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
-    (!host.is_empty()).then_some((host, port.parse().ok()?))
+/// How the broker is reached.
+#[derive(Debug, PartialEq, Eq)]
+enum Way {
+    /// MQTT in TLS, which the broker ends.
+    Tls,
+    /// MQTT in WebSocket in TLS, which the controller ends.
+    WebSocket,
+}
+
+/// An address of the root taken apart.
+fn address(url: &str) -> Option<(Way, &str, u16)> {
+    let (way, place) = match url.split_once("://")? {
+        ("mqtts", rest) => (Way::Tls, rest.trim_end_matches('/')),
+        ("wss", rest) => (Way::WebSocket, rest.split('/').next()?),
+        _ => return None,
+    };
+    let (host, port) = place.rsplit_once(':')?;
+    (!host.is_empty()).then_some((way, host, port.parse().ok()?))
 }
 
 /// How a connection ended.
@@ -100,13 +113,13 @@ pub(crate) async fn run(mut config: watch::Receiver<LinkConfig>, events: mpsc::S
         let url = now.addresses.get(turn % now.addresses.len().max(1)).cloned().unwrap_or_default();
         turn = turn.wrapping_add(1);
         let end = match address(&url) {
-            Some((host, port)) => tokio::select! {
-                end = connection(&now, host, port, &events) => end,
+            Some((way, host, port)) => tokio::select! {
+                end = connection(&now, options(&now, &url, &way, host, port), &events) => end,
                 () = renewed(&mut config, now.renewals) => End::Renewed,
             },
-            None => {
-                End::lost(format!("the root names no usable address ({url:?}); expected mqtts://host:port"))
-            }
+            None => End::lost(format!(
+                "{url:?} is no usable address; expected mqtts://host:port or wss://host:port/path"
+            )),
         };
         failures = if begun.elapsed() >= STEADY { 1 } else { failures.saturating_add(1) };
         let (wait, expired) = match end {
@@ -150,10 +163,17 @@ fn called_expired(error: &ConnectionError) -> bool {
     }
 }
 
-/// One connection from its beginning to its end; gives the reason of the end.
-async fn connection(config: &LinkConfig, host: &str, port: u16, events: &mpsc::Sender<LinkEvent>) -> End {
+fn options(config: &LinkConfig, url: &str, way: &Way, host: &str, port: u16) -> MqttOptions {
     let id = config.device.as_str();
-    let mut options = MqttOptions::new(id, host, port);
+    let mut tls = ClientConfig::clone(&config.tls);
+    let (mut options, transport): (_, fn(TlsConfiguration) -> Transport) = match way {
+        Way::Tls => {
+            // By this word the controller's one port knows what is for the broker.
+            tls.alpn_protocols = vec![b"mqtt".to_vec()];
+            (MqttOptions::new(id, host, port), Transport::tls_with_config)
+        }
+        Way::WebSocket => (MqttOptions::new(id, url, port), Transport::wss_with_config),
+    };
     options
         .set_credentials(id, "")
         .set_keep_alive(KEEP_ALIVE)
@@ -161,8 +181,16 @@ async fn connection(config: &LinkConfig, host: &str, port: u16, events: &mpsc::S
         .set_connection_timeout(CONNECT_TIMEOUT)
         .set_session_expiry_interval(Some(0))
         .set_max_packet_size(Some(PACKET_MAX))
-        .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config.tls.clone())));
+        .set_transport(transport(TlsConfiguration::Rustls(Arc::new(tls))));
     options.set_outgoing_inflight_upper_limit(INFLIGHT);
+    if let Some(proxy) = proxy::mqtt(host, port) {
+        options.set_proxy(proxy);
+    }
+    options
+}
+
+/// One connection from its beginning to its end; gives the reason of the end.
+async fn connection(config: &LinkConfig, options: MqttOptions, events: &mpsc::Sender<LinkEvent>) -> End {
     let (client, mut eventloop) = AsyncClient::new(options, QUEUE);
     let mut filter = Filter::new(Topic::filter_device(&config.fleet, &config.device), QoS::AtLeastOnce);
     filter.retain_forward_rule = RetainForwardRule::Never;
@@ -219,9 +247,10 @@ mod tests {
 
     #[test]
     fn addresses_are_host_and_port() {
-        assert_eq!(address("mqtts://hub.example:8883"), Some(("hub.example", 8883)));
-        assert_eq!(address("mqtts://10.0.0.1:1/"), Some(("10.0.0.1", 1)));
-        for bad in ["mqtt://a:1", "mqtts://a", "mqtts://:1", "mqtts://a:99999", ""] {
+        assert_eq!(address("mqtts://hub.example:8443"), Some((Way::Tls, "hub.example", 8443)));
+        assert_eq!(address("mqtts://10.0.0.1:1/"), Some((Way::Tls, "10.0.0.1", 1)));
+        assert_eq!(address("wss://hub.example:443/mqtt"), Some((Way::WebSocket, "hub.example", 443)));
+        for bad in ["wss://a/mqtt", "mqtt://a:1", "mqtts://a", "mqtts://:1", "mqtts://a:99999", ""] {
             assert_eq!(address(bad), None, "{bad}");
         }
     }

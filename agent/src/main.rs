@@ -16,6 +16,7 @@ mod lock;
 mod output;
 mod points;
 mod privilege;
+mod proxy;
 mod renewal;
 mod store;
 mod system;

@@ -16,6 +16,7 @@ use shoal_protocol::latest::{
     Controller, Deployment, DeviceRecord, Document as Payload, Fact, Kind, Report, Snapshot,
 };
 use shoal_protocol::verify::{Expect, Known, verify};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -52,6 +53,8 @@ pub(crate) struct App {
     pub(crate) fleet_id: watch::Sender<Option<FleetId>>,
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
     pub(crate) revocations: mpsc::Sender<Revoke>,
+    /// Where the broker is, while there is one that shoald itself is connected to.
+    pub(crate) broker: watch::Receiver<Option<SocketAddr>>,
     /// Ends what would otherwise wait for a client.
     pub(crate) ending: watch::Receiver<bool>,
     fleet: Mutex<Fleet>,
@@ -63,6 +66,7 @@ pub(crate) struct App {
 pub(crate) struct Queues {
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
     pub(crate) revocations: mpsc::Sender<Revoke>,
+    pub(crate) broker: watch::Receiver<Option<SocketAddr>>,
     pub(crate) ending: watch::Receiver<bool>,
 }
 
@@ -98,6 +102,7 @@ impl App {
             fleet_id: watch::Sender::new(fleet_id),
             outgoing: queues.outgoing,
             revocations: queues.revocations,
+            broker: queues.broker,
             ending: queues.ending,
             fleet: Mutex::new(fleet),
             ration: Mutex::new(Ration::new(now())),

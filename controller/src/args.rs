@@ -38,12 +38,9 @@ pub(crate) struct RunArgs {
     /// Where everything is kept; made at the first start.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/shoald", env = "SHOALD_DATA")]
     pub(crate) data: PathBuf,
-    /// Where the API and the registry listen.
+    /// The one port, for everything: the API, the registry, and devices by MQTT over TLS (`mqtt` in ALPN) or WebSocket.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8443")]
     pub(crate) listen: SocketAddr,
-    /// Where devices connect by MQTT over TLS.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8883")]
-    pub(crate) mqtt: SocketAddr,
     /// Host names or addresses by which operators and devices reach this machine, the best one first.
     #[arg(long = "name", value_name = "HOST[,HOST]", value_delimiter = ',')]
     pub(crate) names: Vec<String>,

@@ -113,6 +113,11 @@ pub(crate) struct Message {
 }
 
 impl Fleet {
+    /// Whether this device is enrolled and not revoked.
+    pub(crate) fn is_live(&self, device: &DeviceId) -> bool {
+        self.devices.get(device).is_some_and(|d| !d.file.revoked)
+    }
+
     /// An empty fleet that verifies as a controller does.
     pub(crate) fn new() -> Self {
         Self {

@@ -1,5 +1,6 @@
 //! shoald's own connection to its broker: an MQTT 5 client that comes back by itself, and two queues.
 //!
+//! Devices are led to the broker only while this connection stands: what they would say meanwhile would be lost without a word.
 //! Reports are acknowledged to the broker only when `ingest` says that they are stored.
 
 use crate::app::{App, Outgoing};
@@ -28,6 +29,7 @@ pub(crate) async fn run(
     app: Arc<App>,
     tls: Arc<rustls::ClientConfig>,
     mut broker: watch::Receiver<Option<SocketAddr>>,
+    open: watch::Sender<Option<SocketAddr>>,
     mut outgoing: mpsc::Receiver<Outgoing>,
     incoming: mpsc::Sender<Incoming>,
 ) {
@@ -45,16 +47,20 @@ pub(crate) async fn run(
         };
         let (client, events) = AsyncClient::new(options(at, &tls), REQUESTS);
         tokio::select! {
-            result = receive(&app, events, &client, &fleet, &incoming) => {
+            result = receive(&app, events, &client, &fleet, &incoming, || { open.send_replace(Some(at)); }) => {
                 if let Err(e) = result {
                     tracing::warn!("the connection to the broker ended: {e:#}");
                 }
             }
             // Cancel safe: a message is taken from the queue only to be handed to the client at once.
             () = send(&client, &fleet, &mut outgoing) => return,
-            _ = broker.changed() => continue,
+            _ = broker.changed() => {
+                open.send_replace(None);
+                continue;
+            }
             _ = ending.changed() => return,
         }
+        open.send_replace(None);
         tokio::time::sleep(RETRY).await;
     }
 }
@@ -76,6 +82,7 @@ async fn receive(
     client: &AsyncClient,
     fleet: &FleetId,
     incoming: &mpsc::Sender<Incoming>,
+    subscribed: impl Fn(),
 ) -> Result<()> {
     loop {
         match events.poll().await? {
@@ -89,6 +96,7 @@ async fn receive(
                 tracing::info!("connected to the broker");
                 // What was on its way when the last connection ended may be lost.
                 app.forget_what_was_sent().await;
+                subscribed();
             }
             Event::Incoming(Packet::Publish(publish)) => {
                 let Some(message) = take(fleet, publish, client) else { continue };

@@ -16,6 +16,7 @@ mod logs;
 mod orders;
 mod output;
 mod pki;
+mod port;
 mod problem;
 mod run;
 mod setup;
@@ -62,9 +63,5 @@ fn exit_code(e: &anyhow::Error) -> u8 {
     if e.downcast_ref::<run::PortTaken>().is_some() {
         return 4;
     }
-    match e.downcast_ref::<broker::BrokerError>() {
-        Some(broker::BrokerError::PortTaken(_)) => 4,
-        Some(broker::BrokerError::Failed { .. }) => 5,
-        None => 1,
-    }
+    if e.downcast_ref::<broker::BrokerError>().is_some() { 5 } else { 1 }
 }

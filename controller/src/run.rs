@@ -3,9 +3,10 @@
 use crate::app::{App, Endpoints, Queues, now};
 use crate::args::RunArgs;
 use crate::broker::{Probe, Start, Supervisor};
-use crate::http::{Listening, router, serve};
+use crate::http::router;
 use crate::link::INCOMING;
 use crate::pki::Leaf;
+use crate::port::{self, Port};
 use crate::setup::{DataDir, DataError};
 use crate::store::Store;
 use crate::{conductor, ingest, link, output, tls};
@@ -27,14 +28,8 @@ const GRACE: Duration = Duration::from_secs(6);
 
 /// A port that somebody else has.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{what} cannot listen on {address}: another program does; stop it, or choose another port with {option}"
-)]
-pub(crate) struct PortTaken {
-    what: &'static str,
-    option: &'static str,
-    address: SocketAddr,
-}
+#[error("cannot listen on {0}: another program does; stop it, or choose another port with --listen")]
+pub(crate) struct PortTaken(SocketAddr);
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn run(args: RunArgs) -> Result<()> {
@@ -42,10 +37,12 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
     let names = names(&args.names);
     let listener = listen(args.listen).await?;
     let api_port = listener.local_addr().context("reading the own address")?.port();
-    // The broker's port is known before the broker is: it does not choose.
+    // Over WebSocket comes last: it is the way of those who have no other.
     let endpoints = Endpoints {
         api: names.public.iter().map(|n| format!("https://{}:{api_port}", host(n))).collect(),
-        mqtt: names.public.iter().map(|n| format!("mqtts://{}:{}", host(n), args.mqtt.port())).collect(),
+        mqtt: (names.public.iter().map(|n| format!("mqtts://{}:{api_port}", host(n))))
+            .chain(names.public.iter().map(|n| format!("wss://{}:{api_port}/mqtt", host(n))))
+            .collect(),
     };
     let (authority, _) = data.identity()?;
     let store = Store::open(&data.store()).map_err(|e| unusable(&args, e))?;
@@ -61,16 +58,16 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
     let (ended, ending) = watch::channel(false);
     let (outgoing, outgoing_queue) = mpsc::channel(OUTGOING);
     let (revocations, revocation_queue) = mpsc::channel(16);
-    let queues = Queues { outgoing, revocations, ending: ending.clone() };
+    let (private, private_at) = watch::channel(None);
+    let (open, open_at) = watch::channel(None);
+    let queues = Queues { outgoing, revocations, broker: open_at.clone(), ending: ending.clone() };
     let app = Arc::new(App::load(own, store, images, queues).await?);
     let revoked: Revoked = Arc::new(RwLock::new(app.store.revoked(now()).await?.into_iter().collect()));
 
-    let (private, private_at) = watch::channel(None);
     let (events, mut event_queue) = mpsc::channel(1024);
-    let make_start = start_of(args.mqtt, app.clone(), server, revoked.clone());
+    let make_start = start_of(app.clone(), server, revoked.clone());
     let uid = rustix::process::geteuid().is_root().then_some(args.broker_uid);
     let broker = Supervisor::start(uid, make_start, private, events).await?;
-    let mqtt = broker.public;
 
     let mut tasks = JoinSet::new();
     let (relay, relay_queue) = mpsc::channel(16);
@@ -84,19 +81,16 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
     });
     let (incoming, incoming_queue) = mpsc::channel(INCOMING);
     tasks.spawn(ingest::run(app.clone(), incoming_queue));
-    tasks.spawn(link::run(app.clone(), link_tls, private_at, outgoing_queue, incoming));
+    tasks.spawn(link::run(app.clone(), link_tls, private_at, open, outgoing_queue, incoming));
     tasks.spawn(conductor::run(app.clone()));
-    tasks.spawn(serve(Listening { listener, tls: server_tls, router: router(app.clone()) }, ending));
+    let port = Port { listener, tls: server_tls, router: router(app.clone()), broker: open_at };
+    tasks.spawn(port::serve(port, ending));
 
     if let Some(credential) = &new_credential {
         output::first_start(&endpoints.api[0], &app.authority, credential);
     }
     let fleet = app.fleet_id.borrow().as_ref().map(ToString::to_string);
-    output::ready(
-        &endpoints.api.join(", "),
-        &format!("{} ({mqtt})", endpoints.mqtt.join(", ")),
-        fleet.as_deref(),
-    );
+    output::ready(&endpoints.api.join(", "), &endpoints.mqtt.join(", "), fleet.as_deref());
     drop(app);
 
     until_signal().await?;
@@ -123,19 +117,16 @@ fn unusable(args: &RunArgs, e: crate::store::StoreError) -> anyhow::Error {
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(listener),
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(PortTaken { what: "the API", option: "--listen", address }.into())
-        }
-        Err(e) => Err(e).with_context(|| format!("the API cannot listen on {address}")),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(PortTaken(address).into()),
+        Err(e) => Err(e).with_context(|| format!("cannot listen on {address}")),
     }
 }
 
 /// Everything that a broker needs, made anew each time that one starts.
-fn start_of(listen: SocketAddr, app: Arc<App>, server: Leaf, revoked: Revoked) -> crate::broker::MakeStart {
+fn start_of(app: Arc<App>, server: Leaf, revoked: Revoked) -> crate::broker::MakeStart {
     Box::new(move || {
         let (probe, leaf) = app.authority.nobody(now())?;
         Ok(Start {
-            listen,
             certificate: server.certificate_pem.clone(),
             key: server.key_pem.clone(),
             ca: app.authority.certificate_pem.clone(),

@@ -1,8 +1,9 @@
 //! Devices on the real broker: what they may not do, what they are sent, what becomes of what they say.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
-use common::{Connection, Device, Http, Operator, Shoald, now};
+use common::{Connection, Device, Http, Operator, Shoald, Way, now};
 use serde_json::json;
 use shoal_controller_core::api;
 use shoal_protocol::codec::{self, Limits};
@@ -21,9 +22,20 @@ async fn fleet() -> (Shoald, Http, Operator) {
 
 #[tokio::test]
 async fn b1_a_device_reaches_only_its_own_branch_and_the_other_is_undisturbed() {
+    Box::pin(b1_over(Way::Tls)).await;
+}
+
+#[tokio::test]
+async fn b1_over_websocket_a_device_reaches_no_more() {
+    Box::pin(b1_over(Way::WebSocket)).await;
+}
+
+async fn b1_over(way: Way) {
     let (shoald, http, operator) = fleet().await;
-    let a = Device::enroll(&shoald, &operator, &[]).await;
-    let b = Device::enroll(&shoald, &operator, &[]).await;
+    let mut a = Device::enroll(&shoald, &operator, &[]).await;
+    a.way = way;
+    let mut b = Device::enroll(&shoald, &operator, &[]).await;
+    b.way = way;
     let mut undisturbed = b.connect().await;
 
     // Another's client id, the controller's, a stranger's, none of its own.
@@ -255,8 +267,18 @@ async fn b3_a_broker_that_dies_loses_no_report() {
 
 #[tokio::test]
 async fn b6_a_revoked_device_is_out_at_once_and_stays_out() {
+    b6_over(Way::Tls).await;
+}
+
+#[tokio::test]
+async fn b6_a_revoked_device_is_out_over_websocket_too() {
+    b6_over(Way::WebSocket).await;
+}
+
+async fn b6_over(way: Way) {
     let (mut shoald, http, operator) = fleet().await;
-    let device = Device::enroll(&shoald, &operator, &[]).await;
+    let mut device = Device::enroll(&shoald, &operator, &[]).await;
+    device.way = way;
     let me = Http { client: shoald.client(Some(&device.certificate)), base: shoald.base(), token: None };
     assert_eq!(me.get("/v1/trust").await.0, 200);
     // Renewal by the certificate that still counts.

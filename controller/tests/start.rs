@@ -52,7 +52,7 @@ async fn a_killed_controller_leaves_no_broker_and_a_killed_broker_comes_back() {
     }
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     shoald.wait("another broker", |s| s.broker().is_some_and(|b| b != broker) && s.log().contains("again"));
-    let port = shoald.mqtt_port;
+    let port = shoald.api_port;
     shoald.wait("its port", |_| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     let second = shoald.broker().unwrap();
     shoald.kill();
@@ -137,20 +137,11 @@ async fn taken_ports_and_folders_are_named_and_the_first_goes_on() {
     assert_eq!(code, Some(3));
     assert!(error.contains(shoald.data().to_str().unwrap()), "{error}");
 
-    let other = |api: u16, mqtt: u16| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shoald"));
-        command
-            .args([format!("--listen=127.0.0.1:{api}"), format!("--mqtt=127.0.0.1:{mqtt}")])
-            .arg("--data")
-            .arg(shoald.dir.path().join("other"));
-        command
-    };
-    let (code, error) = Shoald::fails(&mut other(shoald.api_port, 0));
+    let mut other = std::process::Command::new(env!("CARGO_BIN_EXE_shoald"));
+    other.arg(format!("--listen=127.0.0.1:{}", shoald.api_port));
+    let (code, error) = Shoald::fails(other.arg("--data").arg(shoald.dir.path().join("other")));
     assert_eq!(code, Some(4));
     assert!(error.contains(&shoald.api_port.to_string()) && error.contains("--listen"), "{error}");
-    let (code, error) = Shoald::fails(&mut other(0, shoald.mqtt_port));
-    assert_eq!(code, Some(4));
-    assert!(error.contains(&shoald.mqtt_port.to_string()) && error.contains("--mqtt"), "{error}");
 
     let mut nowhere = std::process::Command::new(env!("CARGO_BIN_EXE_shoald"));
     let (code, error) = Shoald::fails(nowhere.args(["--data", "/proc/nowhere"]));

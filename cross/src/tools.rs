@@ -1,4 +1,4 @@
-//! The tools that tests need beside Rust: Debian's registry and image programs, agents and tokens that hold keys, a C++ compiler (for
+//! The tools that tests need beside Rust: Debian's registry, proxy and image programs, agents and tokens that hold keys, a C++ compiler (for
 //! the fuzzing engine), and tools of cargo's in pinned versions (for networks see `network`).
 //! Installs only what is missing; without root it only says what to install.
 
@@ -13,6 +13,10 @@ use crate::{fetch, network, output, paths, process};
 
 /// The version of cargo-deny that reads this project's deny.toml.
 const CARGO_DENY: &str = "0.20.2";
+
+/// What the packages of these tools start by themselves.
+const SERVICES: [(Tool, &str); 2] =
+    [(Tool::DockerRegistry, "docker-registry.service"), (Tool::Tinyproxy, "tinyproxy.service")];
 
 /// A tool that tests start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,19 +33,22 @@ pub(crate) enum Tool {
     SoftHsm,
     /// Compiles the fuzzing engine.
     CPlusPlus,
+    /// An HTTP proxy.
+    Tinyproxy,
     /// Checks licences, bans and sources of dependencies.
     CargoDeny,
 }
 
 impl Tool {
     /// All that tests need.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::DockerRegistry,
         Self::Skopeo,
         Self::Buildah,
         Self::SshAgent,
         Self::SoftHsm,
         Self::CPlusPlus,
+        Self::Tinyproxy,
         Self::CargoDeny,
     ];
 
@@ -54,6 +61,7 @@ impl Tool {
             Self::SshAgent => "ssh-agent",
             Self::SoftHsm => "softhsm2-util",
             Self::CPlusPlus => "g++",
+            Self::Tinyproxy => "tinyproxy",
             Self::CargoDeny => "cargo-deny",
         }
     }
@@ -137,10 +145,12 @@ fn install_packages(missing: &[Tool]) -> Result<()> {
     apt(&["update", "-q"])
         .and_then(|()| apt(&[&["install", "-y", "-q", "--no-install-recommends"], names.as_slice()].concat()))
         .with_context(|| format!("install what the tests need; by hand it is: {by_hand}"))?;
-    // The package starts a registry on port 5000; tests start their own, on ports of their own.
-    if missing.contains(&Tool::DockerRegistry) && Path::new("/run/systemd/system").is_dir() {
-        process::capture(Command::new("systemctl").args(["disable", "--now", "docker-registry.service"]))
-            .context("stop the registry that the package has just started")?;
+    // These packages start a service on a well-known port; tests start their own, on ports of their own.
+    for (tool, unit) in SERVICES {
+        if missing.contains(&tool) && Path::new("/run/systemd/system").is_dir() {
+            process::capture(Command::new("systemctl").args(["disable", "--now", unit]))
+                .with_context(|| format!("stop {unit}, which its package has just started"))?;
+        }
     }
     Ok(())
 }
@@ -170,10 +180,15 @@ mod tests {
     #[test]
     fn only_missing_packages_are_asked_of_apt() {
         let missing = missing_packages(&Tool::ALL, |name| name == "skopeo");
-        assert_eq!(
-            missing,
-            [Tool::DockerRegistry, Tool::Buildah, Tool::SshAgent, Tool::SoftHsm, Tool::CPlusPlus]
-        );
+        let wanted = [
+            Tool::DockerRegistry,
+            Tool::Buildah,
+            Tool::SshAgent,
+            Tool::SoftHsm,
+            Tool::CPlusPlus,
+            Tool::Tinyproxy,
+        ];
+        assert_eq!(missing, wanted);
         assert_eq!(Tool::SshAgent.package(), "openssh-client");
         assert_eq!(missing_packages(&[Tool::CargoDeny], |_| false), []);
     }

@@ -123,24 +123,16 @@ async fn open(start: &Start, gate: &Arc<Gate>) -> Result<ServerContext, (&'stati
         register.add_priority(hook, u32::MAX, Box::new(Hooks(gate.clone()))).await;
     }
     register.start().await;
-    // Both ports are bound before anything is served, so that a taken port is a clear error.
     let pem = Pem::new(start).map_err(setup)?;
-    let bind = |addr| listener(addr, &pem).with_context(|| format!("listening on {addr}"));
-    let public = bind(start.listen).map_err(|e| (if is_taken(&e) { "port_taken" } else { "setup" }, e))?;
-    let private = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(setup)?;
-    let address = |l: &Listener| l.local_addr().context("reading the own address");
-    let (public_at, private_at) = (address(&public).map_err(setup)?, address(&private).map_err(setup)?);
-    MqttServer::new(scx.clone()).listener_by_id(private, private_at.port()).build().start();
-    proof::run(private_at, &start.ca, &start.probe).await.map_err(|e| ("proof_failed", e))?;
-    MqttServer::new(scx.clone()).listener_by_id(public, public_at.port()).build().start();
-    let _ = gate.events.send(Event::Ready { public: public_at, private: private_at }).await;
+    let listener = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &pem)
+        .context("listening on the loopback interface")
+        .map_err(setup)?;
+    let at = listener.local_addr().context("reading the own address").map_err(setup)?;
+    MqttServer::new(scx.clone()).listener_by_id(listener, at.port()).build().start();
+    // Nobody is led here before it is said to be ready.
+    proof::run(at, &start.ca, &start.probe).await.map_err(|e| ("proof_failed", e))?;
+    let _ = gate.events.send(Event::Ready { at }).await;
     Ok(scx)
-}
-
-fn is_taken(e: &anyhow::Error) -> bool {
-    e.chain()
-        .filter_map(|c| c.downcast_ref::<std::io::Error>())
-        .any(|e| e.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 /// rmqtt wants paths: anonymous memory of this process has some, and nothing touches a disk.

@@ -25,18 +25,12 @@ const LAST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Why the broker did not come up, for the exit code.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BrokerError {
-    /// Somebody else listens there.
-    #[error("the broker cannot serve: {0}; stop the other program, or choose another port with --mqtt")]
-    PortTaken(String),
-    /// Anything else.
-    #[error("the broker could not start ({code}): {message}")]
-    Failed {
-        /// `proof_failed`, `setup` or `ended`.
-        code: String,
-        /// In words.
-        message: String,
-    },
+#[error("the broker could not start ({code}): {message}")]
+pub(crate) struct BrokerError {
+    /// `proof_failed`, `setup` or `ended`.
+    code: String,
+    /// In words.
+    message: String,
 }
 
 /// Whose connection to end, and which certificates count no longer.
@@ -54,7 +48,7 @@ struct Running {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
-    private: SocketAddr,
+    at: SocketAddr,
 }
 
 /// What the supervising task needs.
@@ -64,23 +58,21 @@ pub(crate) struct Supervisor {
     private: watch::Sender<Option<SocketAddr>>,
     events: mpsc::Sender<Event>,
     running: Running,
-    /// Where devices connect.
-    pub(crate) public: SocketAddr,
 }
 
 impl Supervisor {
     /// Starts the broker and waits until it has proven that it denies.
     ///
-    /// `private` says where shoald's own client connects, or that there is no broker at the moment.
+    /// `private` says where it is, or that there is no broker at the moment.
     pub(crate) async fn start(
         uid: Option<u32>,
         mut make_start: MakeStart,
         private: watch::Sender<Option<SocketAddr>>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self> {
-        let (running, public) = spawn(uid, &mut make_start).await?;
-        private.send_replace(Some(running.private));
-        Ok(Self { uid, make_start, private, events, running, public })
+        let running = spawn(uid, &mut make_start).await?;
+        private.send_replace(Some(running.at));
+        Ok(Self { uid, make_start, private, events, running })
     }
 
     /// Watches the broker until `revocations` is closed, which ends it.
@@ -129,10 +121,10 @@ impl Supervisor {
                 return false;
             }
             match spawn(self.uid, &mut self.make_start).await {
-                Ok((running, public)) => {
-                    tracing::info!("the broker listens on {public} again");
-                    let _ = self.events.send(Event::Ready { public, private: running.private }).await;
-                    self.private.send_replace(Some(running.private));
+                Ok(running) => {
+                    tracing::info!("the broker serves again");
+                    let _ = self.events.send(Event::Ready { at: running.at }).await;
+                    self.private.send_replace(Some(running.at));
                     self.running = running;
                     return true;
                 }
@@ -142,7 +134,7 @@ impl Supervisor {
     }
 }
 
-async fn spawn(uid: Option<u32>, make_start: &mut MakeStart) -> Result<(Running, SocketAddr)> {
+async fn spawn(uid: Option<u32>, make_start: &mut MakeStart) -> Result<Running> {
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0("shoald-broker").arg(SUBCOMMAND).current_dir("/").env_clear();
     if let Some(filter) = std::env::var_os("RUST_LOG") {
@@ -160,15 +152,10 @@ async fn spawn(uid: Option<u32>, make_start: &mut MakeStart) -> Result<(Running,
     let mut output = BufReader::new(output).lines();
     say(&mut input, &wire::Command::Start(Box::new(make_start()?))).await?;
     let first = tokio::time::timeout(START_PATIENCE, first_word(&mut output)).await;
-    let ended = |message: &str| BrokerError::Failed { code: "ended".to_owned(), message: message.to_owned() };
+    let ended = |message: &str| BrokerError { code: "ended".to_owned(), message: message.to_owned() };
     match first {
-        Ok(Ok(Some(Event::Ready { public, private }))) => {
-            Ok((Running { child, input, output, private }, public))
-        }
-        Ok(Ok(Some(Event::Failed { code, message }))) if code == "port_taken" => {
-            Err(BrokerError::PortTaken(message).into())
-        }
-        Ok(Ok(Some(Event::Failed { code, message }))) => Err(BrokerError::Failed { code, message }.into()),
+        Ok(Ok(Some(Event::Ready { at }))) => Ok(Running { child, input, output, at }),
+        Ok(Ok(Some(Event::Failed { code, message }))) => Err(BrokerError { code, message }.into()),
         Ok(Ok(_)) => Err(ended("it ended without a word; see its messages above").into()),
         Ok(Err(e)) => Err(e),
         Err(_) => Err(ended("it did not become ready in time").into()),

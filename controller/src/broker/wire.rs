@@ -21,8 +21,6 @@ pub(crate) enum Command {
 /// What the broker needs.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
-    /// Where devices connect.
-    pub(crate) listen: SocketAddr,
     /// PEM.
     pub(crate) certificate: String,
     /// PEM.
@@ -52,14 +50,12 @@ pub(crate) struct Probe {
 pub(crate) enum Event {
     /// It listens, and its hooks were seen to deny.
     Ready {
-        /// Where devices connect.
-        public: SocketAddr,
-        /// Where shoald itself connects: loopback only.
-        private: SocketAddr,
+        /// Where shoald connects, and hands devices on to: loopback only.
+        at: SocketAddr,
     },
     /// It cannot serve and ends.
     Failed {
-        /// `port_taken`, `proof_failed` or `setup`.
+        /// `proof_failed` or `setup`.
         code: String,
         /// In words.
         message: String,

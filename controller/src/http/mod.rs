@@ -9,10 +9,11 @@ mod enroll;
 mod fleet;
 mod images;
 mod logs;
+mod mqtt;
 mod registry;
 mod serve;
 
-pub(crate) use serve::{Listening, serve};
+pub(crate) use serve::connection;
 
 use crate::app::App;
 use crate::problem::Problem;
@@ -70,6 +71,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let slow = Router::new()
         .route("/v1/images/blobs/{digest}", post(images::post_blob))
         .route("/v1/logs/{device}/{deployment}", get(logs::logs))
+        .route("/mqtt", get(mqtt::mqtt))
         .route("/v2/", get(registry::get))
         .route("/v2/{*path}", get(registry::get));
     quick.merge(slow).fallback(nowhere).method_not_allowed_fallback(wrong_method).with_state(app)

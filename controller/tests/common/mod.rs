@@ -42,7 +42,6 @@ fn free_port() -> u16 {
 pub(crate) struct Shoald {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) api_port: u16,
-    pub(crate) mqtt_port: u16,
     pub(crate) child: Option<Child>,
     /// More arguments for its next start.
     pub(crate) extra: Vec<String>,
@@ -50,13 +49,8 @@ pub(crate) struct Shoald {
 
 impl Shoald {
     pub(crate) fn start() -> Self {
-        let mut shoald = Self {
-            dir: tempfile::tempdir().unwrap(),
-            api_port: free_port(),
-            mqtt_port: free_port(),
-            child: None,
-            extra: Vec::new(),
-        };
+        let mut shoald =
+            Self { dir: tempfile::tempdir().unwrap(), api_port: free_port(), child: None, extra: Vec::new() };
         shoald.start_again();
         shoald
     }
@@ -71,7 +65,6 @@ impl Shoald {
             .args(["run", "--name", "127.0.0.1", "--data"])
             .arg(self.data())
             .arg(format!("--listen=127.0.0.1:{}", self.api_port))
-            .arg(format!("--mqtt=127.0.0.1:{}", self.mqtt_port))
             .args(&self.extra)
             .env("RUST_LOG", "info");
         command
@@ -501,6 +494,15 @@ pub(crate) async fn enroll(
     Ok(identity.certificate(answer.certificates[0].0.clone()))
 }
 
+/// How a device reaches the broker through the one port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Its TLS goes on to the broker.
+    Tls,
+    /// Its TLS ends in shoald.
+    WebSocket,
+}
+
 /// An enrolled device.
 pub(crate) struct Device {
     pub(crate) identity: Identity,
@@ -508,6 +510,7 @@ pub(crate) struct Device {
     pub(crate) fleet: FleetId,
     pub(crate) ca: CertificateDer<'static>,
     pub(crate) port: u16,
+    pub(crate) way: Way,
 }
 
 impl Device {
@@ -517,7 +520,14 @@ impl Device {
         let record = seal_document(&identity.record(&operator.fleet, 1, labels), &[&key]).unwrap().0;
         let http = Http { client: shoald.client(None), base: shoald.base(), token: None };
         let certificate = enroll(&http, &identity, &token, record, identity.csr()).await.unwrap();
-        Self { identity, certificate, fleet: operator.fleet.clone(), ca: shoald.ca(), port: shoald.mqtt_port }
+        Self {
+            identity,
+            certificate,
+            fleet: operator.fleet.clone(),
+            ca: shoald.ca(),
+            port: shoald.api_port,
+            way: Way::Tls,
+        }
     }
 
     pub(crate) fn id(&self) -> &DeviceId {
@@ -525,9 +535,21 @@ impl Device {
     }
 
     pub(crate) fn options(&self, client_id: &str, certificate: Option<&Certificate>) -> MqttOptions {
-        let mut options = MqttOptions::new(client_id, "127.0.0.1", self.port);
-        let config = TlsConfiguration::Rustls(Arc::new(tls(&self.ca, certificate)));
-        options.set_transport(Transport::tls_with_config(config));
+        let mut config = tls(&self.ca, certificate);
+        let mut options = match self.way {
+            Way::Tls => {
+                config.alpn_protocols = vec![b"mqtt".to_vec()];
+                MqttOptions::new(client_id, "127.0.0.1", self.port)
+            }
+            Way::WebSocket => {
+                MqttOptions::new(client_id, format!("wss://127.0.0.1:{}/mqtt", self.port), self.port)
+            }
+        };
+        let config = TlsConfiguration::Rustls(Arc::new(config));
+        options.set_transport(match self.way {
+            Way::Tls => Transport::tls_with_config(config),
+            Way::WebSocket => Transport::wss_with_config(config),
+        });
         options.set_max_packet_size(Some(1 << 20));
         options
     }

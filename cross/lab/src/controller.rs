@@ -14,10 +14,8 @@ pub struct Controller {
     bins: Binaries,
     /// Its data folder: what a thief of the controller would take.
     pub data: PathBuf,
-    /// The API's and registry's port on 127.0.0.1.
-    pub api_port: u16,
-    /// The broker's port on 127.0.0.1.
-    pub mqtt_port: u16,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
     /// More arguments for its next start.
     pub extra: Vec<String>,
     service: Option<Service>,
@@ -35,8 +33,7 @@ impl Controller {
         let mut controller = Self {
             bins: bins.clone(),
             data: data.to_owned(),
-            api_port: free_port()?,
-            mqtt_port: free_port()?,
+            port: free_port()?,
             extra: extra.iter().map(|&a| a.to_owned()).collect(),
             service: None,
         };
@@ -50,8 +47,7 @@ impl Controller {
         command
             .args(["run", "--data"])
             .arg(&self.data)
-            .args(["--listen", &format!("127.0.0.1:{}", self.api_port)])
-            .args(["--mqtt", &format!("127.0.0.1:{}", self.mqtt_port)])
+            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
             .args(["--name", "127.0.0.1"])
             .args(&self.extra);
         command
@@ -60,13 +56,15 @@ impl Controller {
     /// Starts it on the same data and ports as before.
     pub fn start_again(&mut self) -> Result<()> {
         let log = self.data.with_extension("log");
+        let ready = |text: &str| text.matches("API and registry").count();
+        let before = ready(&std::fs::read_to_string(&log).unwrap_or_default());
         let mut service = Service::spawn(&mut self.command(), &log)?;
-        let ports = [self.api_port, self.mqtt_port];
-        wait_until("shoald to listen", Duration::from_secs(30), || {
+        // It has its port long before it is ready.
+        wait_until("shoald to be ready", Duration::from_secs(30), || {
             if let Some(status) = service.ended()? {
                 anyhow::bail!("shoald ended with {status}\n{}", service.output());
             }
-            Ok(ports.iter().all(|p| std::net::TcpStream::connect(("127.0.0.1", *p)).is_ok()).then_some(()))
+            Ok((ready(&service.output()) > before).then_some(()))
         })?;
         self.service = Some(service);
         Ok(())
@@ -74,7 +72,7 @@ impl Controller {
 
     /// `https://127.0.0.1:port`.
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.api_port)
+        format!("https://127.0.0.1:{}", self.port)
     }
 
     /// The credential that its first start made.

@@ -96,7 +96,7 @@ fn a_wrong_credential_and_a_controller_that_is_down_are_told_apart() {
     fails(&stranger(&["login", &url, "--token", "wrong", "--ca", utf8(&ca)]), &["credential"]);
     fleet.lab.controller.stop();
     let done = fleet.try_shoal(&["get", "devices"]);
-    fails(&done, &[&fleet.lab.controller.api_port.to_string()]);
+    fails(&done, &[&fleet.lab.controller.port.to_string()]);
     assert_ne!(done.code, Some(2), "not a usage error");
 }
 
@@ -113,7 +113,7 @@ fn a_taken_port_and_a_second_controller_on_the_same_data_are_named() {
         .map(|a| if a == fleet.lab.controller.data.as_os_str() { other.clone().into() } else { a.to_owned() })
         .collect();
     let done = Finished::of(second.args(args)).unwrap();
-    fails(&done, &[&fleet.lab.controller.api_port.to_string()]);
+    fails(&done, &[&fleet.lab.controller.port.to_string()]);
     // The first goes on undisturbed.
     fleet.shoal(&["get", "devices"]);
 }

@@ -14,7 +14,6 @@ pub(crate) struct Shoald {
     child: Child,
     pub(crate) data: PathBuf,
     port: u16,
-    mqtt: u16,
 }
 
 impl Drop for Shoald {
@@ -38,21 +37,16 @@ impl Shoald {
         }
         // Somebody else may take a port between finding it free and using it.
         let started = (0..5).find_map(|_| {
-            let (port, mqtt) = (free_port(), free_port());
-            Self::spawn(&binary, data, port, mqtt).map(|child| Self {
-                child,
-                data: data.to_owned(),
-                port,
-                mqtt,
-            })
+            let port = free_port();
+            Self::spawn(&binary, data, port).map(|child| Self { child, data: data.to_owned(), port })
         });
         Some(started.expect("shoald does not start"))
     }
-    fn spawn(binary: &Path, data: &Path, port: u16, mqtt: u16) -> Option<Child> {
+    fn spawn(binary: &Path, data: &Path, port: u16) -> Option<Child> {
         let mut child = Command::new(binary)
             .args(["run", "--data"])
             .arg(data)
-            .args(["--listen", &format!("127.0.0.1:{port}"), "--mqtt", &format!("127.0.0.1:{mqtt}")])
+            .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--name", "127.0.0.1"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -80,7 +74,7 @@ impl Shoald {
     }
     pub(crate) fn start_again(&mut self) {
         let binary = Path::new(env!("CARGO_BIN_EXE_shoal")).with_file_name("shoald");
-        self.child = Self::spawn(&binary, &self.data, self.port, self.mqtt).expect("shoald ended");
+        self.child = Self::spawn(&binary, &self.data, self.port).expect("shoald ended");
     }
     pub(crate) fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)

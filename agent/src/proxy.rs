@@ -1,0 +1,63 @@
+//! The HTTP proxy on the way to the controller, if there is one: `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment,
+//! read for MQTT by the same rules as the HTTP client reads them for itself.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use rumqttc::{Proxy, ProxyAuth, ProxyType};
+
+/// Where the proxy for this address is.
+pub(crate) fn place(host: &str, port: u16) -> Option<(String, u16)> {
+    let found = found(&Matcher::from_env(), host, port)?;
+    place_of(&found)
+}
+
+/// The same for the MQTT client.
+pub(crate) fn mqtt(host: &str, port: u16) -> Option<Proxy> {
+    mqtt_by(&Matcher::from_env(), host, port)
+}
+
+fn found(matcher: &Matcher, host: &str, port: u16) -> Option<Intercept> {
+    matcher.intercept(&format!("https://{host}:{port}").parse().ok()?)
+}
+
+fn place_of(found: &Intercept) -> Option<(String, u16)> {
+    let uri = found.uri();
+    Some((uri.host()?.to_owned(), uri.port_u16().unwrap_or(80)))
+}
+
+fn mqtt_by(matcher: &Matcher, host: &str, port: u16) -> Option<Proxy> {
+    let found = found(matcher, host, port)?;
+    let (addr, port) = place_of(&found)?;
+    let auth = found.basic_auth().and_then(|header| {
+        let text = STANDARD.decode(header.to_str().ok()?.strip_prefix("Basic ")?).ok()?;
+        let (username, password) = std::str::from_utf8(&text).ok()?.split_once(':')?;
+        Some(ProxyAuth::Basic { username: username.to_owned(), password: password.to_owned() })
+    });
+    Some(Proxy { ty: ProxyType::Http, auth: auth.unwrap_or(ProxyAuth::None), addr, port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matcher() -> Matcher {
+        Matcher::builder().https("http://me:s%40cret@proxy.site:3128").no("near.example,10.0.0.0/8").build()
+    }
+
+    #[test]
+    fn b7_mqtt_goes_the_way_of_https_with_name_and_password() {
+        let proxy = mqtt_by(&matcher(), "hub.example", 8443).unwrap();
+        assert_eq!((proxy.addr.as_str(), proxy.port), ("proxy.site", 3128));
+        let ProxyAuth::Basic { username, password } = proxy.auth else { panic!("no credential") };
+        assert_eq!((username.as_str(), password.as_str()), ("me", "s@cret"));
+    }
+
+    #[test]
+    fn b7_what_is_near_is_reached_without_the_proxy() {
+        for host in ["near.example", "hub.near.example", "10.1.2.3"] {
+            assert!(mqtt_by(&matcher(), host, 8443).is_none(), "{host}");
+        }
+        assert!(mqtt_by(&Matcher::builder().build(), "hub.example", 8443).is_none());
+    }
+}
