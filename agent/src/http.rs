@@ -97,7 +97,8 @@ async fn answer(base: &str, url: &str, request: reqwest::RequestBuilder) -> Resu
                 .hint("is this the controller's API, or a proxy in between?")
         }
     };
-    Err(if status.is_server_error() {
+    // What may be different in a moment is no refusal.
+    Err(if status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS {
         NoAnswer::Unreachable(error.into())
     } else {
         NoAnswer::Refused(error.into())

@@ -48,7 +48,10 @@ fn dispatch(cli: &Cli) -> Result<()> {
     let root = std::path::absolute(&cli.root)?;
     let layout = Layout::new(root);
     match &cli.command {
-        Command::Enroll { file, name, output } => enroll::run(file, &layout, name.as_deref(), output.json()),
+        Command::Enroll { file, name, offline, output } => {
+            let options = enroll::Options { name: name.as_deref(), offline: *offline, json: output.json() };
+            enroll::run(file, &layout, options)
+        }
         Command::Run => daemon::run(&layout),
         Command::Status { output } => local::status(&layout, output.json()),
         Command::Cri(verb) => local::cri(&layout, verb),

@@ -23,6 +23,8 @@ points! {
     ENROLL_ADMITTED = "enroll_admitted";
     /// Enrolment: the device record is signed and durable.
     ENROLL_RECORD = "enroll_record";
+    /// Enrolment: the request is durable; the daemon would go on with it.
+    ENROLL_PENDING = "enroll_pending";
     /// Enrolment: the controller answered.
     ENROLL_ANSWERED = "enroll_answered";
     /// Renewal: the new certificate is proven, the old one still in its place.

@@ -325,7 +325,12 @@ mod tests {
 
     fn answer(own: &Own, certificates: &[CertificateDer<'_>]) -> Vec<u8> {
         let certificates = certificates.iter().map(|c| Bytes(c.to_vec())).collect();
-        codec::encode(&EnrollResponse { device: own.key.device(), certificates, roots: Vec::new() })
+        codec::encode(&EnrollResponse {
+            device: own.key.device(),
+            certificates,
+            roots: Vec::new(),
+            record: None,
+        })
     }
 
     /// Why an answer with this certificate is not taken.

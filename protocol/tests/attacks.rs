@@ -719,6 +719,35 @@ fn s21_a_newer_revision_or_relabel_deselects_and_old_records_are_refused() {
 }
 
 #[test]
+fn s21_a_decommissioned_device_is_selected_by_nothing() {
+    let mut fleet = Fleet::new();
+    let running = fleet.publish(&fleet.deployment("app", 1)).unwrap();
+    let gone = DeviceRecord { decommissioned: true, ..fleet.record(2) };
+    fleet.accept(&seal(&gone, &[seed::ENROLL]).0).unwrap();
+    let again = fleet.accept_as(&running, Expect::Stored(Kind::Deployment)).unwrap();
+    assert_eq!(again.standing(), Standing::Deselected);
+    assert_eq!(fleet.refused(&seal(&fleet.record(1), &[seed::ENROLL]).0), Code::RecordRollback);
+    fleet.accept(&seal(&fleet.record(3), &[seed::ENROLL]).0).unwrap();
+    fleet.still_works();
+}
+
+#[test]
+fn s25_the_fingerprint_of_a_device_is_of_all_its_keys() {
+    let fleet = Fleet::new();
+    let record = fleet.record(1);
+    let same =
+        DeviceRecord { sequence: 7, labels: shoal_protocol::text_map::TextMap::default(), ..fleet.record(1) };
+    assert_eq!(record.fingerprint(), same.fingerprint());
+    for other in [
+        DeviceRecord { identity: key(50).public(), ..fleet.record(1) },
+        DeviceRecord { sealing: Bytes(vec![8; 32]), ..fleet.record(1) },
+        DeviceRecord { attest: key(50).public(), ..fleet.record(1) },
+    ] {
+        assert_ne!(record.fingerprint(), other.fingerprint());
+    }
+}
+
+#[test]
 fn s22_the_far_future_is_a_time_jump_and_1970_still_works() {
     let mut fleet = Fleet::new();
     let future = Timestamp(4_070_908_800);
@@ -847,6 +876,8 @@ fn s25_a_token_is_bound_to_what_it_says() {
     let more = DeviceRecord { labels: [("site", "vault")].into_iter().collect(), ..record(&fleet) };
     assert_eq!(fleet.refused(&seal(&more, &[seed::TOKEN]).0), Code::RoleScope);
     assert_eq!(fleet.refused(&seal(&fleet.record(2), &[seed::TOKEN]).0), Code::RoleScope);
+    let gone = DeviceRecord { decommissioned: true, ..record(&fleet) };
+    assert_eq!(fleet.refused(&seal(&gone, &[seed::TOKEN]).0), Code::RoleScope);
     fleet.accept(&by_token).unwrap();
     // One that wants approval signs nothing itself.
     let mut fleet = Fleet::new();

@@ -29,6 +29,10 @@ fn samples() -> Vec<(String, Vec<u8>)> {
         ("deployment".to_owned(), seal(&full::deployment(&fleet.id), &[seed::DEPLOY, seed::WEB]).0),
         ("deployment-least".to_owned(), seal(&fleet.deployment("app", 1), &[seed::DEPLOY]).0),
         ("device".to_owned(), seal(&fleet.record(1), &[seed::ENROLL]).0),
+        (
+            "device-decommissioned".to_owned(),
+            seal(&DeviceRecord { decommissioned: true, ..fleet.record(2) }, &[seed::ENROLL]).0,
+        ),
         ("token".to_owned(), seal(&fleet.token(), &[seed::ENROLL]).0),
         ("report".to_owned(), seal(&full::report(&fleet), &[seed::IDENTITY]).0),
         ("hello".to_owned(), encode(&full::hello(&fleet))),

@@ -16,6 +16,10 @@ pub const FETCH_CAP: u64 = 300;
 pub const CONNECT_BASE_MS: u64 = 4_000;
 /// The widest wait before connecting again, milliseconds.
 pub const CONNECT_CAP_MS: u64 = 300_000;
+/// The first wait before an operator's approval is asked for again, milliseconds.
+const APPROVAL_BASE_MS: u64 = 2_000;
+/// The longest.
+const APPROVAL_CAP_MS: u64 = 30_000;
 /// The shortest wait before connecting again, milliseconds.
 pub const CONNECT_FLOOR_MS: u64 = 100;
 
@@ -47,6 +51,13 @@ pub fn connect_delay_ms(failures: u32, entropy: u64) -> u64 {
 /// stepped back cannot stretch a wait.
 pub fn clamp(until: Timestamp, now: Timestamp, cap: u64) -> Timestamp {
     until.min(now.plus(cap))
+}
+
+/// Milliseconds until a device that waits for its operator asks for the `asked`-th time again (from 1): soon at first,
+/// since the operator may sit beside it. Up to a quarter more from `entropy`.
+pub fn approval_delay_ms(asked: u32, entropy: u64) -> u64 {
+    let delay = doubled(APPROVAL_BASE_MS, APPROVAL_CAP_MS, asked);
+    delay + entropy % (delay / 4 + 1)
 }
 
 #[cfg(test)]
@@ -82,5 +93,14 @@ mod tests {
             let d = restart_delay(failures, entropy);
             prop_assert!(d >= base && d <= base + base / 10);
         }
+    }
+
+    #[test]
+    fn an_approval_is_asked_for_soon_and_never_seldom() {
+        assert_eq!(
+            [1, 2, 3, 9, u32::MAX].map(|n| approval_delay_ms(n, 0)),
+            [2_000, 4_000, 8_000, 30_000, 30_000]
+        );
+        assert!((30_000..=37_500).contains(&approval_delay_ms(9, u64::MAX)));
     }
 }

@@ -85,9 +85,11 @@ pub(crate) enum Command {
     /// Make this device a member of a fleet, with the join file of `shoal token create`.
     ///
     /// Run it as uid 0: root and token go straight to admission; it drops to the agent's uid before it uses the network. It can
-    /// be run again at any time: what is done is kept, what is missing is done.
+    /// be run again at any time: what is done is kept, what is missing is done. It prints the fingerprint of the device's keys,
+    /// which an operator compares where the token asks for approval; `shoal-agent run` then goes on by itself.
     #[command(
-        after_help = "Examples:\n  shoal-agent enroll join.txt\n  shoal-agent enroll --root /tmp/dev1 --name dev1 join.txt"
+        after_help = "Examples:\n  shoal-agent enroll join.txt\n  shoal-agent enroll --root /tmp/dev1 --name dev1 join.txt\n  \
+shoal-agent enroll --offline join-0007.shoal   # in a factory: no network"
     )]
     Enroll {
         /// The join file.
@@ -96,6 +98,9 @@ pub(crate) enum Command {
         /// What this device is called in reports; its host name otherwise.
         #[arg(long)]
         name: Option<String>,
+        /// Do not ask the controller: the daemon does, when there is a network.
+        #[arg(long)]
+        offline: bool,
         /// How to print.
         #[command(flatten)]
         output: Output,

@@ -22,7 +22,7 @@ pub(crate) mod world;
 use crate::identity::{Files, IdentityKey};
 use crate::link::{self, LinkConfig, LinkEvent};
 use crate::store::Store;
-use crate::{entropy, lock, privilege, tls};
+use crate::{enroll, entropy, lock, privilege, tls};
 use anyhow::{Context, Result};
 use execute::Fetched;
 use opening::{first_look, not_enrolled, when_writable};
@@ -130,14 +130,17 @@ pub(crate) fn run(layout: &Layout) -> Result<()> {
 
 async fn serve(layout: &Layout) -> Result<()> {
     let files = Files::new(layout);
-    let (Some(key), certificates) = (files.load_key()?, files.load_certificates()?) else {
-        return Err(not_enrolled(layout));
-    };
-    if certificates.is_empty() {
-        return Err(not_enrolled(layout));
-    }
+    let Some(key) = files.load_key()? else { return Err(not_enrolled(layout)) };
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let mut certificates = files.load_certificates()?;
+    if certificates.is_empty() {
+        certificates = tokio::select! {
+            all = enroll::go_on(layout, &key) => all?.ok_or_else(|| not_enrolled(layout))?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+    }
     let guard = Guard::new(layout.clone());
     let (tell_guard, mut hear_guard) = mpsc::channel(64);
     tokio::spawn(sources::watch(Half::Admit, layout.clone(), tell_guard.clone()));

@@ -3,6 +3,7 @@
 use super::gather;
 use crate::daemon::renew;
 use crate::daemon::world::now;
+use crate::enroll::Pending;
 use crate::identity::Files;
 use crate::renewal::{self, Trouble};
 use crate::store::Store;
@@ -184,8 +185,10 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
     let pods = world.statuses();
     let trust = &world.trust;
     let standing = Standing::look(layout, now(trust))?;
+    let pending = if enrolled { None } else { Pending::load(layout)? };
     let mut conditions: Vec<&str> = trust.conditions.iter().map(String::as_str).collect();
     conditions.extend(standing.conditions(now(trust)));
+    conditions.extend(pending.as_ref().map(|p| p.state.code()));
     if as_json {
         output::json(&json!({
             "device": device, "name": name, "fleet": trust.fleet, "enrolled": enrolled, "agent_pid": agent,
@@ -195,6 +198,9 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
             })),
             "labels": trust.device.as_ref().map(|d| d.labels.chunks(2).map(|l| l.join("=")).collect::<Vec<_>>()),
             "conditions": conditions,
+            "enrollment": pending.as_ref().map(|p| json!({
+                "state": p.state.code(), "since": p.since, "fingerprint": p.fingerprint, "error": p.error, "api": p.api,
+            })),
             "certificate": standing.json(),
             "unconfined": world.features.unconfined,
             "engine": world.features.engine,
@@ -238,6 +244,13 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
     }
     for (key, value) in standing.lines() {
         show(key, &value);
+    }
+    if let Some(p) = &pending {
+        show("enrollment", &format!("{} since {}", p.state.code(), output::time(p.since)));
+        show("fingerprint", &p.fingerprint);
+        if let Some(error) = &p.error {
+            show("", error);
+        }
     }
     for condition in &conditions {
         show("condition", condition);

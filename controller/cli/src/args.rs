@@ -1,11 +1,13 @@
 //! The command line: every command, flag and example. Parsing validates; doing comes later.
 
 mod apply;
+mod devices;
 mod run;
 mod setup;
 mod trust;
 
 pub(crate) use apply::{Apply, Diff, Source};
+pub(crate) use devices::{Approve, Decommission, Deny, Provision};
 pub(crate) use run::{Keeper, Run};
 pub(crate) use setup::{ImageCommand, ImageImport, Login, Token, TokenCreate};
 pub(crate) use trust::{
@@ -92,6 +94,14 @@ pub(crate) enum Command {
     /// Make and list the join files that let devices enrol.
     #[command(subcommand)]
     Token(Token),
+    /// Let a device in that asked with a token of `token create --approve`.
+    Approve(Approve),
+    /// Do not let such a device in.
+    Deny(Deny),
+    /// Take a device out of the fleet, for good.
+    Decommission(Decommission),
+    /// Write join files for a factory, without a network.
+    Provision(Provision),
     /// Look at, or wait for, the spread of a deployment.
     #[command(subcommand)]
     Rollout(Rollout),
@@ -142,6 +152,9 @@ pub(crate) enum Resource {
     /// Join tokens.
     #[value(alias = "token")]
     Tokens,
+    /// Devices that asked to be approved.
+    #[value(alias = "enrollment")]
+    Enrollments,
 }
 
 #[derive(Debug, Args)]

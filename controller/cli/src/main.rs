@@ -7,6 +7,7 @@ mod audit;
 mod ceremony;
 mod commands;
 mod compose;
+mod devices;
 mod error;
 mod home;
 mod images;

@@ -30,6 +30,9 @@ use tokio::sync::mpsc;
 
 /// The most bytes of one packet, its header included.
 pub(crate) const MAX_PACKET: u32 = 1 << 20;
+/// How often a connection that is to end is tried to be ended, and how long in between.
+const KICKS: u32 = 20;
+const KICK_AGAIN: Duration = Duration::from_millis(250);
 /// How many messages may wait for the controller, and how many it may leave unacknowledged.
 const CONTROLLER_QUEUE: usize = 100_000;
 /// Unacknowledged messages to the controller at a time.
@@ -202,16 +205,20 @@ async fn write_events(mut outbox: mpsc::Receiver<Event>) {
     }
 }
 
+/// Ends a client's connection; a session that is busy just then is asked again.
 async fn kick(scx: &ServerContext, client: &str) {
-    let shared = scx.extends.shared().await;
-    let Some(id) = shared.iter().map(|e| e.id()).find(|id| &*id.client_id == client) else { return };
-    match shared.entry(id).try_lock().await {
-        Ok(mut entry) => {
-            if let Err(e) = entry.kick(true, true, true).await {
-                tracing::warn!("cannot end the connection of {client}: {e}");
-            }
+    for attempt in 1..=KICKS {
+        let shared = scx.extends.shared().await;
+        let Some(id) = shared.iter().map(|e| e.id()).find(|id| &*id.client_id == client) else { return };
+        let kicked = match shared.entry(id).try_lock().await {
+            Ok(mut entry) => entry.kick(true, true, true).await.map(drop),
+            Err(e) => Err(e),
+        };
+        match kicked {
+            Ok(()) => return,
+            Err(e) => tracing::warn!("cannot end the connection of {client}, try {attempt}: {e}"),
         }
-        Err(e) => tracing::warn!("cannot end the connection of {client}: {e}"),
+        tokio::time::sleep(KICK_AGAIN).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::caller::Operator;
 use super::{Answer, SMALL, Shared, parse, read_json};
-use crate::app::now;
+use crate::app::{App, now};
 use crate::broker::Revoke;
 use crate::orders::LIFETIME;
 use crate::problem::Problem;
@@ -15,6 +15,9 @@ use shoal_controller_core::{api, selector};
 use shoal_protocol::ids::{DeviceId, Name};
 use shoal_protocol::latest::DeviceRecord;
 use shoal_protocol::verify::{Standing, Verified, verify_as};
+
+/// How long a device that is told that it left has until its connection ends.
+const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,6 +93,17 @@ pub(super) async fn refusals(
     Ok(Json(api::RefusalList { refusals }))
 }
 
+pub(super) async fn record(
+    _: Operator,
+    State(app): Shared,
+    Path(id): Path<String>,
+) -> Answer<api::DeviceRecord> {
+    let id: DeviceId = parse(&id)?;
+    let record = app.fleet().devices.get(&id).ok_or_else(|| unknown(&id))?.record.to_vec();
+    let token = app.store.token_of(id).await?;
+    Ok(Json(api::DeviceRecord { record: record.into(), token: token.map(Into::into) }))
+}
+
 pub(super) async fn post_record(
     _: Operator,
     State(app): Shared,
@@ -104,31 +118,81 @@ pub(super) async fn post_record(
     };
     let verified: Verified<DeviceRecord> = verify_as(&envelope, &trust, now())?;
     let sequence = verified.document().sequence;
-    if verified.standing() != Standing::Held {
-        let event = Event::new(action::RECORD, "operator", id.as_str())
-            .number(sequence)
-            .signed(verified.identity(), verified.signers());
-        app.store.set_record(id.clone(), envelope.clone(), event, now()).await?;
-        let mut fleet = app.fleet();
-        // What it was selected by before, and what it is selected by now.
-        fleet.touch_device(&id);
-        if let Some(device) = fleet.devices.get_mut(&id) {
-            device.record_identity = verified.identity();
-            device.record = envelope.into();
-            device.file.record = verified.into_document();
-        }
-        fleet.touch_device(&id);
+    if verified.document().decommissioned {
+        return Err(Problem::invalid(format!("the record says that device {id} left the fleet"))
+            .hint("that is done by `shoal decommission DEVICE`"));
     }
+    replace_record(&app, &id, verified, envelope).await?;
     app.bring_up_to_date(&id, false).await;
     app.wake.notify_one();
     Ok(Json(api::RecordAccepted { device: id, sequence }))
 }
 
+async fn replace_record(
+    app: &App,
+    id: &DeviceId,
+    verified: Verified<DeviceRecord>,
+    envelope: Vec<u8>,
+) -> Result<(), Problem> {
+    if verified.standing() == Standing::Held {
+        return Ok(());
+    }
+    let mut event = Event::new(action::RECORD, "operator", id.as_str())
+        .number(verified.document().sequence)
+        .signed(verified.identity(), verified.signers());
+    event.detail = verified.document().decommissioned.then(|| "decommissioned".to_owned());
+    app.store.set_record(id.clone(), envelope.clone(), event, now()).await?;
+    let mut fleet = app.fleet();
+    // What it was selected by before, and what it is selected by now.
+    fleet.touch_device(id);
+    if let Some(device) = fleet.devices.get_mut(id) {
+        device.record_identity = verified.identity();
+        device.record = envelope.into();
+        device.file.record = verified.into_document();
+    }
+    fleet.touch_device(id);
+    Ok(())
+}
+
+/// Takes a device out of the fleet: its signed record says so. What it runs it stops when it hears that; it is told if it
+/// is connected, and then it is out.
+pub(super) async fn decommission(
+    _: Operator,
+    State(app): Shared,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answer<api::Revoked> {
+    let id: DeviceId = parse(&id)?;
+    let envelope = read_json::<api::PostRecord>(body, SMALL).await?.record.0;
+    let trust = {
+        let fleet = app.fleet();
+        fleet.trust_of(fleet.devices.get(&id).ok_or_else(|| unknown(&id))?)
+    };
+    let verified: Verified<DeviceRecord> = verify_as(&envelope, &trust, now())?;
+    if !verified.document().decommissioned {
+        return Err(Problem::invalid(format!("the record does not say that device {id} left the fleet")));
+    }
+    replace_record(&app, &id, verified, envelope).await?;
+    let told = app.fleet().devices.get(&id).is_some_and(crate::fleet::Device::is_connected);
+    app.bring_up_to_date(&id, false).await;
+    if told {
+        // The message and the end of the connection take different ways to the broker.
+        tokio::time::sleep(LAST_WORD).await;
+    }
+    let Json(revoked) = end(&app, id).await?;
+    Ok(Json(api::Revoked { told, ..revoked }))
+}
+
+/// Ends a device's certificates without a word about it that is signed.
 pub(super) async fn revoke(_: Operator, State(app): Shared, Path(id): Path<String>) -> Answer<api::Revoked> {
     let id: DeviceId = parse(&id)?;
     if !app.fleet().devices.contains_key(&id) {
         return Err(unknown(&id));
     }
+    end(&app, id).await
+}
+
+async fn end(app: &App, id: DeviceId) -> Answer<api::Revoked> {
     let serials = app.store.revoke(id.clone(), now()).await?;
     if let Some(device) = app.fleet().devices.get_mut(&id) {
         device.file.revoked = true;
@@ -138,7 +202,8 @@ pub(super) async fn revoke(_: Operator, State(app): Shared, Path(id): Path<Strin
     if app.revocations.send(revoke).await.is_err() {
         return Err(Problem::internal("the broker is gone; the device stays connected until it is back"));
     }
-    Ok(Json(api::Revoked { device: id, certificates }))
+    tracing::info!("device {id} was revoked");
+    Ok(Json(api::Revoked { device: id, certificates, told: false }))
 }
 
 pub(super) async fn post_order(

@@ -6,6 +6,7 @@ mod audit;
 mod caller;
 mod devices;
 mod enroll;
+mod enrollments;
 mod fleet;
 mod images;
 mod logs;
@@ -53,10 +54,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/deployments/{name}", get(fleet::deployment))
         .route("/v1/tokens", get(enroll::tokens).post(enroll::post_token))
         .route("/v1/enroll", post(enroll::enroll))
+        .route("/v1/enrollments", get(enrollments::enrollments))
+        .route("/v1/enrollments/{device}", get(enrollments::enrollment))
+        .route("/v1/enrollments/{device}/approve", post(enrollments::approve))
+        .route("/v1/enrollments/{device}/deny", post(enrollments::deny))
         .route("/v1/renew", post(enroll::renew))
         .route("/v1/devices", get(devices::devices))
         .route("/v1/devices/{id}", get(devices::device))
-        .route("/v1/devices/{id}/record", post(devices::post_record))
+        .route("/v1/devices/{id}/record", get(devices::record).post(devices::post_record))
+        .route("/v1/devices/{id}/decommission", post(devices::decommission))
         .route("/v1/devices/{id}/revoke", post(devices::revoke))
         .route("/v1/devices/{id}/orders", post(devices::post_order))
         .route("/v1/pods", get(devices::pods))

@@ -177,6 +177,19 @@ impl Store {
         .await
     }
 
+    /// The envelope of the token that a device came with.
+    pub(crate) async fn token_of(&self, device: DeviceId) -> Result<Option<Vec<u8>>> {
+        self.call("read a device's token", move |t| {
+            t.query_row(
+                "SELECT t.envelope FROM devices d JOIN tokens t ON t.digest = d.token WHERE d.id = ?1",
+                [device.as_str()],
+                |r| r.get(0),
+            )
+            .optional()
+        })
+        .await
+    }
+
     /// Revokes a device: the serials of all its certificates.
     pub(crate) async fn revoke(&self, device: DeviceId, now: Timestamp) -> Result<Vec<String>> {
         self.call("revoke a device", move |t| {

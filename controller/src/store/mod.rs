@@ -4,11 +4,13 @@
 
 mod audit;
 mod devices;
+mod enrollments;
 mod images;
 mod trust;
 
 pub(crate) use audit::Restored;
 pub(crate) use devices::{DeviceRow, Enrolment, FactRow, Outcome, ReportRow};
+pub(crate) use enrollments::{Asked, Decided, EnrollmentRow};
 pub(crate) use images::TagRow;
 pub(crate) use trust::{DocumentRow, SnapshotRow, Swap};
 
@@ -19,7 +21,10 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+/// What each version after the first adds; a store of an older version gets what it lacks at its next start.
+const STEPS: [&str; 1] = [include_str!("enrollments.sql")];
+/// An audit log begins with the first build that keeps one.
 const AUDIT: &str = include_str!("audit.sql");
 /// Calls that may wait for the thread.
 const QUEUE: usize = 256;
@@ -119,18 +124,14 @@ fn prepare(path: &Path) -> Result<Connection> {
         connection.pragma_update(None, "foreign_keys", "ON")?;
         connection.pragma_query_value(None, "user_version", |r| r.get(0))
     };
-    match setup().map_err(sqlite("open its file"))? {
-        0 => {
-            let script = format!(
-                "BEGIN; {} {AUDIT} PRAGMA user_version = {VERSION}; COMMIT;",
-                include_str!("schema.sql")
-            );
-            connection.execute_batch(&script).map_err(sqlite("make its tables"))?;
-        }
-        // Made by an earlier build of this version, without an audit log: it begins now.
-        VERSION => connection.execute_batch(AUDIT).map_err(sqlite("make its tables"))?,
-        other => return Err(StoreError::Version(other)),
+    let found = setup().map_err(sqlite("open its file"))?;
+    if !(0..=VERSION).contains(&found) {
+        return Err(StoreError::Version(found));
     }
+    let all = std::iter::once(include_str!("schema.sql")).chain(STEPS);
+    let lacks: String = all.skip(usize::try_from(found).unwrap_or(0)).collect();
+    let script = format!("BEGIN; {lacks} {AUDIT} PRAGMA user_version = {VERSION}; COMMIT;");
+    connection.execute_batch(&script).map_err(sqlite("make its tables"))?;
     Ok(connection)
 }
 
@@ -164,8 +165,21 @@ mod tests {
         let store = Store::open(&path).unwrap();
         assert_eq!(store.meta("k").await.unwrap(), Some(b"v".to_vec()));
         assert_eq!(store.meta("other").await.unwrap(), None);
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
-        assert!(matches!(Store::open(&path), Err(StoreError::Version(2))));
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Version(v)) if v == VERSION + 1));
+    }
+
+    #[tokio::test]
+    async fn a_store_of_the_first_version_gets_what_it_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shoald.db");
+        let first = Connection::open(&path).unwrap();
+        first.execute_batch(&format!("{} PRAGMA user_version = 1;", include_str!("schema.sql"))).unwrap();
+        first.execute("INSERT INTO meta VALUES ('k', x'01')", ()).unwrap();
+        drop(first);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.meta("k").await.unwrap(), Some(vec![1]));
+        assert!(store.enrollments().await.unwrap().is_empty());
     }
 
     #[tokio::test]

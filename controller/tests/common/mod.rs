@@ -407,10 +407,19 @@ impl Operator {
     }
 
     pub(crate) fn token(&self, uses: u64, labels: &[(&str, &str)]) -> (Vec<u8>, Ed25519Signer) {
+        self.token_with(uses, labels, |_| {})
+    }
+
+    pub(crate) fn token_with(
+        &self,
+        uses: u64,
+        labels: &[(&str, &str)],
+        change: impl FnOnce(&mut wire::Token),
+    ) -> (Vec<u8>, Ed25519Signer) {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).unwrap();
         let key = Ed25519Signer::from_seed(seed);
-        let token = wire::Token {
+        let mut token = wire::Token {
             fleet: self.fleet.clone(),
             epoch: 1,
             key: key.public(),
@@ -421,6 +430,7 @@ impl Operator {
             minima: wire::Minima { root_version: 1, snapshot_version: 0, time: now() },
             labels: labels.iter().copied().collect(),
         };
+        change(&mut token);
         (seal_document(&token, &[&self.key]).unwrap().0, key)
     }
 }
@@ -465,6 +475,7 @@ impl Identity {
             sealing: Bytes(vec![9; 32]),
             attest: self.attest.public(),
             labels: labels.iter().copied().collect(),
+            decommissioned: false,
         }
     }
 
@@ -482,8 +493,12 @@ pub(crate) async fn enroll(
     record: Vec<u8>,
     csr: Vec<u8>,
 ) -> Result<Certificate, (u16, String)> {
-    let request =
-        wire::EnrollRequest { token: token.to_vec().into(), record: record.into(), csr: csr.into() };
+    let request = wire::EnrollRequest {
+        token: token.to_vec().into(),
+        record: record.into(),
+        csr: csr.into(),
+        name: Some("pump-7".into()),
+    };
     let (status, body) = http.send("POST", "/v1/enroll", codec::encode(&request), "application/cbor").await;
     if status != 200 {
         let error: api::ApiError = serde_json::from_slice(&body).unwrap();
@@ -564,6 +579,15 @@ impl Device {
 
     /// A certificate as the controller's CA would have issued it years ago.
     pub(crate) fn expired_certificate(&self, shoald: &Shoald) -> Certificate {
+        self.issued_by(shoald, 2021, 2022)
+    }
+
+    /// A certificate as the controller's CA would have issued it, had it forgotten that since.
+    pub(crate) fn unrecorded_certificate(&self, shoald: &Shoald) -> Certificate {
+        self.issued_by(shoald, 2021, 2200)
+    }
+
+    fn issued_by(&self, shoald: &Shoald, from: i32, to: i32) -> Certificate {
         let identity = std::fs::read(shoald.data().join("identity.json")).unwrap();
         let identity: Value = serde_json::from_slice(&identity).unwrap();
         let key = rcgen::KeyPair::from_pem(identity["ca_key"].as_str().unwrap()).unwrap();
@@ -573,8 +597,8 @@ impl Device {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, self.id().as_str());
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        params.not_before = rcgen::date_time_ymd(2021, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2022, 1, 1);
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
         let certificate = params.signed_by(&self.identity.pair, &issuer).unwrap();
         self.identity.certificate(certificate.der().to_vec())
     }

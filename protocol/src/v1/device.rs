@@ -27,6 +27,23 @@ pub struct DeviceRecord {
     /// The only labels that select.
     #[serde(default, skip_serializing_if = "TextMap::is_empty")]
     pub labels: TextMap,
+    /// It left the fleet: nothing selects it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub decommissioned: bool,
+}
+
+impl DeviceRecord {
+    /// What an operator compares with the device's own console before approving it: SHA-256 of all three public keys, so
+    /// that none of them can be exchanged on the way. Its id is the hash of the identity key alone.
+    pub fn fingerprint(&self) -> Digest {
+        let parts = [
+            b"shoal device keys v1\0".as_slice(),
+            &self.identity.spki(),
+            &self.sealing.0,
+            &self.attest.spki(),
+        ];
+        Digest::of(&parts.concat())
+    }
 }
 
 /// What a controller may ask for; closed.

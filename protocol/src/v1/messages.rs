@@ -89,6 +89,9 @@ pub struct EnrollRequest {
     pub record: Bytes,
     /// DER certificate request for the identity key; its common name is the device id.
     pub csr: Bytes,
+    /// What the device calls itself; for the eyes of whoever approves it, worth nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// The answer to an [`EnrollRequest`].
@@ -96,8 +99,11 @@ pub struct EnrollRequest {
 pub struct EnrollResponse {
     /// The device.
     pub device: DeviceId,
-    /// DER certificates, the device's own first.
+    /// DER certificates, the device's own first; none while it waits for an operator's approval.
     pub certificates: Vec<Bytes>,
     /// Envelopes of roots newer than the join file's.
     pub roots: Vec<Bytes>,
+    /// Envelope of the device record that an operator signed at approval, in place of the request's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Bytes>,
 }

@@ -60,7 +60,7 @@ fn check_token_grant(case: &Case<'_>, token: &Token, record: &DeviceRecord) -> R
             "this token's devices are approved by an operator, whose key must sign",
         );
     }
-    if record.sequence != 1 || record.labels != token.labels {
+    if record.sequence != 1 || record.labels != token.labels || record.decommissioned {
         return refuse(Code::RoleScope, "a token's key signs sequence 1 with exactly the token's labels");
     }
     if !case.is_stored() && case.state.record.is_none() && case.time > token.not_after {

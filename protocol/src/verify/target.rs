@@ -19,6 +19,9 @@ pub enum Selection {
 /// Whether `target` selects the device of `record`; without a platform, architecture and versions are left aside.
 /// REQ.SEC.COMPATIBLE; Uptane §5.4.4.6. Only signed labels select.
 pub fn selection(target: &Target, record: &DeviceRecord, platform: Option<&Platform>) -> Selection {
+    if record.decommissioned {
+        return Selection::Not("the device left the fleet");
+    }
     if !target.selects(&record.device, &record.labels) {
         return Selection::Not("it selects neither this device's id nor its labels");
     }

@@ -169,6 +169,7 @@ impl Fleet {
             sealing: Bytes(vec![9; 32]),
             attest: key(seed::ATTEST).public(),
             labels: labels(),
+            decommissioned: false,
         }
     }
 
@@ -663,11 +664,17 @@ pub mod full {
 
     pub fn enroll(fleet: &Fleet) -> (EnrollRequest, EnrollResponse) {
         (
-            EnrollRequest { token: Bytes(vec![1]), record: Bytes(vec![2]), csr: Bytes(vec![3]) },
+            EnrollRequest {
+                token: Bytes(vec![1]),
+                record: Bytes(vec![2]),
+                csr: Bytes(vec![3]),
+                name: Some("pump-7".into()),
+            },
             EnrollResponse {
                 device: fleet.record(1).device,
                 certificates: vec![Bytes(vec![4])],
                 roots: vec![Bytes(vec![5])],
+                record: Some(Bytes(vec![6])),
             },
         )
     }

@@ -334,6 +334,7 @@ impl Fleet {
             sealing: Bytes(keys.sealing.to_vec()),
             attest: Key::ed25519(keys.attest),
             labels: TextMap::default(),
+            decommissioned: false,
         };
         seal_document(&record, &[&key(self.base, 6)]).unwrap().0
     }

@@ -88,6 +88,7 @@ Whoever holds the file can enrol that many devices with those labels: hand it ov
 
 Example:
   shoal token create --labels site=north,room=attic --uses 3 --expires 48h -o join.shoal
+  shoal token create --approve --uses 20 -o join.shoal   # then: shoal get enrollments, shoal approve
   # on the device, as root: shoal-agent enroll join.shoal")]
     Create(TokenCreate),
     /// List the tokens that the controller knows.
@@ -105,6 +106,9 @@ pub(crate) struct TokenCreate {
     /// Until when.
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub(crate) expires: String,
+    /// An operator approves each device, after comparing the fingerprint of its keys.
+    #[arg(long)]
+    pub(crate) approve: bool,
     /// The join file to write; `-` is standard output.
     #[arg(short = 'o', long = "out", value_name = "FILE")]
     pub(crate) out: PathBuf,

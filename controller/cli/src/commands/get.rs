@@ -76,6 +76,7 @@ fn list(s: &Session, args: &Get, device: Option<&str>) -> Result<Listing> {
         Resource::Pods => pods(s, args, device, wide),
         Resource::Refusals => refusals(s, device),
         Resource::Tokens => tokens(s),
+        Resource::Enrollments => enrollments(s),
     }
 }
 
@@ -264,12 +265,40 @@ fn tokens(s: &Session) -> Result<Listing> {
                 crate::review::short(&t.digest.0).into(),
                 format!("{}/{}", t.used, t.uses).into(),
                 show::due(t.not_after).into(),
-                labels.join(",").into(),
+                if t.approval { "by operator" } else { "-" }.into(),
+                clean(&labels.join(",")).into(),
             ]
         })
         .collect();
-    let headers = vec!["TOKEN", "USED", "ENDS", "LABELS"];
+    let headers = vec!["TOKEN", "USED", "ENDS", "APPROVAL", "LABELS"];
     Ok(Listing { headers, rows, data: data(&list)?, empty: "no tokens; make one with `shoal token create`" })
+}
+
+fn enrollments(s: &Session) -> Result<Listing> {
+    let list: api::EnrollmentList = s.client.get("/v1/enrollments", "the enrollments")?;
+    let rows = list
+        .enrollments
+        .iter()
+        .map(|e| {
+            let labels: Vec<String> = e.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let tone = match e.state {
+                api::EnrollmentState::Pending => Tone::Waiting,
+                api::EnrollmentState::Approved => Tone::Good,
+                api::EnrollmentState::Denied => Tone::Bad,
+            };
+            vec![
+                short_id(&e.device).into(),
+                clean(e.name.as_deref().unwrap_or("-")).into(),
+                toned(e.state.to_string(), tone),
+                show::age(Some(e.requested_at)).into(),
+                e.fingerprint.to_string().into(),
+                clean(&labels.join(",")).into(),
+            ]
+        })
+        .collect();
+    let headers = vec!["DEVICE", "NAME", "STATE", "AGE", "FINGERPRINT", "LABELS"];
+    let empty = "no device asked; tokens that ask for approval: `shoal token create --approve`";
+    Ok(Listing { headers, rows, data: data(&list)?, empty })
 }
 
 /// `shoal token ls`.

@@ -2,14 +2,17 @@
 
 mod apply;
 mod audit;
+mod decommission;
 mod delete;
 mod describe;
+mod enrollment;
 mod get;
 mod image;
 mod keys;
 mod login;
 mod logs;
 mod order;
+mod provision;
 mod rollout;
 mod run;
 mod show;
@@ -88,6 +91,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Audit(a) => audit::run(&open(home)?, &a),
         Command::Delete(a) => delete::run(&open(home)?, &a),
         Command::Token(a) => token::run(&open(home)?, &a),
+        Command::Approve(a) => enrollment::approve(&open(home)?, &a),
+        Command::Deny(a) => enrollment::deny(&open(home)?, &a),
+        Command::Decommission(a) => decommission::run(&open(home)?, &a),
+        Command::Provision(a) => provision::run(&home, cli.context.as_deref(), &a),
         Command::Rollout(a) => rollout::run(&open(home)?, &a),
         Command::Restart(a) => order::run(&open(home)?, &a, order::Verb::Restart),
         Command::Activate(a) => order::run(&open(home)?, &a, order::Verb::Activate),

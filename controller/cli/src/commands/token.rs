@@ -7,7 +7,7 @@ use crate::home::write_secret;
 use crate::keys::random_seed;
 use crate::output;
 use crate::publish::Keyring;
-use crate::trust::{self, now, refusal};
+use crate::trust::{self, Trust, now, refusal};
 use shoal_controller_core::api;
 use shoal_protocol::ids::Bytes;
 use shoal_protocol::latest::{JoinFile, Kind, Minima, RoleName, Token};
@@ -23,7 +23,7 @@ pub(super) fn run(s: &Session, command: &TokenCommand) -> Result<()> {
     }
 }
 
-fn labels(text: &str) -> Result<TextMap> {
+pub(super) fn labels(text: &str) -> Result<TextMap> {
     let mut map = TextMap::default();
     for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let (key, value) = part.split_once('=').filter(|(k, _)| !k.trim().is_empty()).ok_or_else(|| {
@@ -37,14 +37,24 @@ fn labels(text: &str) -> Result<TextMap> {
     Ok(map)
 }
 
-fn create(s: &Session, args: &TokenCreate) -> Result<()> {
-    let labels = labels(&args.labels)?;
-    let lifetime = duration("--expires", &args.expires)?;
-    if args.uses == 0 || lifetime == 0 {
-        return Err(CliError::usage("a token for nobody: --uses and --expires must be more than 0"));
-    }
-    let trust = trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?;
-    let ring = Keyring::open(&s.home, &args.signing.keys)?;
+/// A join file with a token of its own.
+pub(super) struct Signed {
+    pub(super) token: Token,
+    /// Without its private half.
+    pub(super) envelope: Vec<u8>,
+    /// The join file.
+    pub(super) text: String,
+}
+
+/// Signs a token with the own state of the fleet; needs nobody else.
+pub(super) fn sign(
+    trust: &Trust,
+    ring: &Keyring,
+    labels: TextMap,
+    lifetime: u64,
+    uses: u64,
+    approval: bool,
+) -> Result<Signed> {
     let root = trust.root()?;
     let seed = random_seed()?;
     let time = now();
@@ -59,8 +69,8 @@ fn create(s: &Session, args: &TokenCreate) -> Result<()> {
         key: Ed25519Signer::from_seed(seed).key(),
         issued_at: time,
         not_after: time.plus(lifetime),
-        uses: args.uses,
-        approval: false,
+        uses,
+        approval,
         minima,
         labels,
     };
@@ -75,7 +85,18 @@ fn create(s: &Session, args: &TokenCreate) -> Result<()> {
         api: root.controller.api.clone(),
         minima,
     };
-    let text = join::to_text(&file);
+    Ok(Signed { token, envelope, text: join::to_text(&file) })
+}
+
+fn create(s: &Session, args: &TokenCreate) -> Result<()> {
+    let labels = labels(&args.labels)?;
+    let lifetime = duration("--expires", &args.expires)?;
+    if args.uses == 0 || lifetime == 0 {
+        return Err(CliError::usage("a token for nobody: --uses and --expires must be more than 0"));
+    }
+    let trust = trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?;
+    let ring = Keyring::open(&s.home, &args.signing.keys)?;
+    let Signed { envelope, text, .. } = sign(&trust, &ring, labels, lifetime, args.uses, args.approve)?;
     let accepted: api::TokenAccepted =
         s.client.post("/v1/tokens", &api::PostToken { token: envelope.into() }, "registering the token")?;
     if args.out == Path::new("-") {
@@ -92,6 +113,11 @@ fn create(s: &Session, args: &TokenCreate) -> Result<()> {
             "it holds a private key: hand it over like a password. On the device, as root: shoal-agent enroll {}",
             args.out.display()
         ));
+        if args.approve {
+            output::note(
+                "each device waits for you then: shoal get enrollments, shoal approve enrollment NAME",
+            );
+        }
     }
     Ok(())
 }

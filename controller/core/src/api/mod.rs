@@ -13,10 +13,16 @@
 //! | `POST /v1/tokens` | operator | [`PostToken`] | [`TokenAccepted`] |
 //! | `GET /v1/tokens` | operator | – | [`TokenList`] |
 //! | `POST /v1/enroll` | holder of a token | strict CBOR `EnrollRequest` | strict CBOR `EnrollResponse` |
+//! | `GET /v1/enrollments` | operator | – | [`EnrollmentList`] |
+//! | `GET /v1/enrollments/{device}` | operator | – | [`Enrollment`] with the envelopes to verify |
+//! | `POST /v1/enrollments/{device}/approve` | operator | [`PostRecord`] | [`EnrollmentDecided`] |
+//! | `POST /v1/enrollments/{device}/deny` | operator | – | [`EnrollmentDecided`] |
 //! | `POST /v1/renew` | device, by its certificate; by its identity key alone when that expired | DER certificate request | strict CBOR `EnrollResponse` |
 //! | `GET /v1/devices?selector=k=v,k2!=v` | operator | – | [`DeviceList`] |
 //! | `GET /v1/devices/{id}` | operator | – | [`Device`] with its pods and refusals |
+//! | `GET /v1/devices/{id}/record` | operator | – | [`DeviceRecord`] |
 //! | `POST /v1/devices/{id}/record` | operator | [`PostRecord`] | [`RecordAccepted`] |
+//! | `POST /v1/devices/{id}/decommission` | operator | [`PostRecord`] with a record that says so | [`Revoked`] |
 //! | `POST /v1/devices/{id}/revoke` | operator | – | [`Revoked`] |
 //! | `POST /v1/devices/{id}/orders` | operator | [`PostOrder`] | [`OrderAccepted`] |
 //! | `GET /v1/deployments` | operator | – | [`DeploymentList`] |
@@ -52,7 +58,7 @@ pub use rollouts::{
 };
 pub use text::{ApiError, Base64, Ca, Controller, DigestText, Login, PublicKey, UnknownValue, Version};
 pub use trust::{
-    OrderAccepted, Plan, PlanRequest, PlannedDevice, PostOrder, PostRecord, PostRoot, PostSnapshot,
-    PostToken, RecordAccepted, Revoked, RootAccepted, SnapshotAccepted, SnapshotRef, Token, TokenAccepted,
-    TokenList, Trust,
+    DeviceRecord, Enrollment, EnrollmentDecided, EnrollmentList, EnrollmentState, OrderAccepted, Plan,
+    PlanRequest, PlannedDevice, PostOrder, PostRecord, PostRoot, PostSnapshot, PostToken, RecordAccepted,
+    Revoked, RootAccepted, SnapshotAccepted, SnapshotRef, Token, TokenAccepted, TokenList, Trust,
 };

@@ -75,7 +75,7 @@ impl From<Digest> for DigestText {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
     /// A stable code in `snake_case`: a refusal code of the protocol, or one of `unauthorized`, `forbidden`, `not_found`,
-    /// `invalid_request`, `conflict`, `not_initialized`, `already_initialized`, `controller_mismatch`, `too_large`, `timeout`,
+    /// `enrollment_denied`, `invalid_request`, `conflict`, `not_initialized`, `already_initialized`, `controller_mismatch`, `too_large`, `timeout`,
     /// `device_offline`, `unavailable`, `internal`.
     pub code: String,
     /// What was tried, on what, and why it did not work.

@@ -140,6 +140,9 @@ pub struct Token {
     pub not_after: Timestamp,
     /// The labels that it gives.
     pub labels: BTreeMap<String, String>,
+    /// Whether an operator approves each device.
+    #[serde(default)]
+    pub approval: bool,
 }
 
 /// `GET /v1/tokens`.
@@ -149,12 +152,86 @@ pub struct TokenList {
     pub tokens: Vec<Token>,
 }
 
+/// Where a request to enrol is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnrollmentState {
+    /// It waits for an operator.
+    Pending,
+    /// An operator signed the device's record; the device gets its certificate when it asks again.
+    Approved,
+    /// An operator said no; may still be approved.
+    Denied,
+}
+
+impl std::fmt::Display for EnrollmentState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+        })
+    }
+}
+
+/// A device that asked to be approved. A client believes none of it: it verifies `token` and `request` itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrollment {
+    /// The device.
+    pub device: DeviceId,
+    /// What it calls itself.
+    pub name: Option<String>,
+    /// Where it is.
+    pub state: EnrollmentState,
+    /// Of all its keys; the device shows the same.
+    pub fingerprint: DigestText,
+    /// The labels that its token gives.
+    pub labels: BTreeMap<String, String>,
+    /// Identity of its token.
+    pub token: DigestText,
+    /// When it asked first.
+    pub requested_at: Timestamp,
+    /// When an operator decided.
+    pub decided_at: Option<Timestamp>,
+    /// Envelope of the record that the token's key signed; only in the answer about one device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Base64>,
+    /// Envelope of the token; only in the answer about one device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_envelope: Option<Base64>,
+}
+
+/// `GET /v1/enrollments`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrollmentList {
+    /// Those that wait first, newest first.
+    pub enrollments: Vec<Enrollment>,
+}
+
+/// An operator decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrollmentDecided {
+    /// The device.
+    pub device: DeviceId,
+    /// Where it is now.
+    pub state: EnrollmentState,
+}
+
 /// `POST /v1/devices/{id}/record`: a newer record (labels) signed by an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PostRecord {
     /// The envelope.
     pub record: Base64,
+}
+
+/// `GET /v1/devices/{id}/record`: what to verify a device's keys and labels by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// Envelope of the record that counts.
+    pub record: Base64,
+    /// Envelope of the token that the device came with, whose key may have signed that.
+    pub token: Option<Base64>,
 }
 
 /// The record counts now.
@@ -173,6 +250,9 @@ pub struct Revoked {
     pub device: DeviceId,
     /// How many certificates it had.
     pub certificates: u64,
+    /// Whether it was connected and sent the record that says so.
+    #[serde(default)]
+    pub told: bool,
 }
 
 /// What an operator may ask of a device without signing.
