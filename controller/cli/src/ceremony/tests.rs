@@ -3,10 +3,11 @@
 use super::*;
 use crate::keys::{Known, Protection, create};
 use crate::trust::tests::{code, role, signer};
+use shoal_controller_core::api::Base64;
 use shoal_protocol::Signer as _;
 use shoal_protocol::ids::Timestamp;
 use shoal_protocol::latest::Controller;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Three people with a root key each, of which two must sign; the first also has the operator's.
 struct People {
