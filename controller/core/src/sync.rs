@@ -84,7 +84,9 @@ pub fn wanted(
 /// The messages that take a device from what it holds to what the fleet has for it, in the order in which it needs
 /// them; `holds` becomes what it will hold once it has them.
 pub fn bring_up_to_date(holds: &mut Holds, wants: &Wants<'_>) -> Vec<Send> {
-    let mut out: Vec<Send> = (holds.root_version + 1..=wants.root_version).map(Send::Root).collect();
+    // What a device says of itself may be any number.
+    let next = holds.root_version.saturating_add(1);
+    let mut out: Vec<Send> = (next..=wants.root_version).map(Send::Root).collect();
     holds.root_version = holds.root_version.max(wants.root_version);
     if wants.record > holds.record {
         holds.record = wants.record;

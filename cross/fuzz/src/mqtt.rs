@@ -131,6 +131,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     };
     let mut out = vec![
         of(Topic::Hello, &codec::encode(&full::hello(fleet))),
+        of(
+            Topic::Hello,
+            &codec::encode(&Hello { root_version: u64::MAX, held: vec![], ..full::hello(fleet) }),
+        ),
         of(Topic::Heartbeat, &codec::encode(&Heartbeat { uptime: 3600 })),
         of(Topic::Log, &codec::encode(&full::log())),
         of(Topic::Ack, &codec::encode(&Ack { counter: 17 })),

@@ -4,7 +4,7 @@
 use cap::Cap;
 use shoal_fuzz::{TARGETS, Target, all, committed, target};
 use std::alloc::System;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// So that an input which asks for too much fails here as it does under the engine.
 #[global_allocator]
@@ -12,6 +12,15 @@ static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
 
 /// One at a time: descriptors and memory are counted for the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
+
+/// A panic's report needs more memory than an input may have.
+static REPORTS: LazyLock<()> = LazyLock::new(|| {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = MEMORY.set_limit(usize::MAX);
+        report(panic);
+    }));
+});
 
 /// Runs one input; the most that it held at a time is what its target may hold.
 fn try_one(target: &Target, input: &[u8]) -> bool {
@@ -23,6 +32,7 @@ fn try_one(target: &Target, input: &[u8]) -> bool {
 
 fn replay(name: &str) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    LazyLock::force(&REPORTS);
     let target = target(name).unwrap();
     (target.run)(&[]);
     for input in all(target) {
@@ -74,6 +84,7 @@ fn every_target_is_replayed_and_begins_with_inputs_that_the_product_takes() {
 
 #[test]
 fn committed_corpora_are_small_and_belong_to_a_target() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for folder in ["corpus", "regressions"] {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         for entry in std::fs::read_dir(dir).unwrap() {

@@ -11,7 +11,15 @@ use std::alloc::System;
 static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
 
 fuzz_target!(
-    init: shoal_fuzz::prepare(),
+    init: {
+        // A panic's report needs more memory than an input may have.
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let _ = MEMORY.set_limit(usize::MAX);
+            report(panic);
+        }));
+        shoal_fuzz::prepare();
+    },
     |data: &[u8]| -> Corpus {
         let target = shoal_fuzz::chosen();
         let _ = MEMORY.set_limit(MEMORY.allocated() + target.memory);
