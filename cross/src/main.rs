@@ -12,6 +12,7 @@ mod fetch;
 mod fuzz;
 mod guests;
 mod layout;
+mod mutants;
 mod network;
 mod output;
 mod paths;
@@ -40,6 +41,7 @@ enum Task {
     Conformance(conformance::Args),
     Fuzz(fuzz::Args),
     Guests(guests::Args),
+    Mutants(mutants::Args),
     Setup(tools::Args),
     Vm(vm::Args),
 }
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Task::Conformance(args) => conformance::main(&args).map(success),
         Task::Fuzz(args) => fuzz::main(&args).map(success),
         Task::Guests(args) => guests::main(&args).map(success),
+        Task::Mutants(args) => mutants::main(&args).map(success),
         Task::Setup(args) => tools::main(&args).map(success),
         Task::Vm(args) => vm::main(&args).map(success),
     };

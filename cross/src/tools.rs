@@ -13,6 +13,8 @@ use crate::{fetch, network, output, paths, process};
 
 /// The version of cargo-deny that reads this project's deny.toml.
 const CARGO_DENY: &str = "0.20.2";
+/// The version of cargo-mutants whose words cross/mutants.toml repeats.
+const CARGO_MUTANTS: &str = "27.1.0";
 
 /// What the packages of these tools start by themselves.
 const SERVICES: [(Tool, &str); 2] =
@@ -37,6 +39,8 @@ pub(crate) enum Tool {
     Tinyproxy,
     /// Checks licences, bans and sources of dependencies.
     CargoDeny,
+    /// Breaks code in small ways, to see which tests notice.
+    CargoMutants,
 }
 
 impl Tool {
@@ -63,6 +67,7 @@ impl Tool {
             Self::CPlusPlus => "g++",
             Self::Tinyproxy => "tinyproxy",
             Self::CargoDeny => "cargo-deny",
+            Self::CargoMutants => "cargo-mutants",
         }
     }
 
@@ -79,6 +84,7 @@ impl Tool {
     fn pinned(self) -> Option<&'static str> {
         match self {
             Self::CargoDeny => Some(CARGO_DENY),
+            Self::CargoMutants => Some(CARGO_MUTANTS),
             _ => None,
         }
     }
