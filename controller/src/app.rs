@@ -1,7 +1,7 @@
 //! What every part of shoald shares, and how it comes up from the store.
 
 use crate::broker::Revoke;
-use crate::fleet::{Device, Document, Fleet, Message};
+use crate::fleet::{Device, Document, Fleet, Input, Message};
 use crate::logs::LogHub;
 use crate::pki::Authority;
 use crate::store::{DeviceRow, Store};
@@ -13,7 +13,8 @@ use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::{DeviceId, FleetId, Timestamp};
 use shoal_protocol::latest::{
-    Controller, Deployment, DeviceRecord, Document as Payload, Fact, Kind, Report, Snapshot,
+    Config, Controller, Deployment, DeviceRecord, Document as Payload, EntryKind, Fact, Kind, Report, Secret,
+    Snapshot,
 };
 use shoal_protocol::verify::{Expect, Known, verify};
 use std::net::SocketAddr;
@@ -182,6 +183,16 @@ async fn load_fleet(store: &Store) -> Result<Fleet> {
         fleet.trust.snapshot = Some(Known::new(snapshot, digest));
         fleet.snapshot = Some(envelope.into());
     }
+    for digest in fleet.wanted_inputs() {
+        let Some(envelope) = store.document(digest).await? else { continue };
+        let input = stored_input(&envelope).context("a config or secret in the store")?;
+        fleet.inputs.insert(digest, input);
+    }
+    for (secret, device, envelope) in store.grants().await? {
+        if let Ok(id) = device.parse::<DeviceId>() {
+            fleet.grants.entry(secret).or_default().insert(id, envelope.into());
+        }
+    }
     for row in store.devices().await? {
         let device = load_device(&row)?;
         fleet.devices.insert(device.file.id().clone(), device);
@@ -228,6 +239,18 @@ fn stored<T: Payload>(envelope: &[u8]) -> Result<(T, shoal_protocol::ids::Digest
     let document =
         codec::decode(envelope.payload(), Limits::of_size(T::KIND.size_cap())).context("cannot be read")?;
     Ok((document, envelope.identity()))
+}
+
+fn stored_input(envelope: &[u8]) -> Result<Input> {
+    let kind = Envelope::parse(envelope).context("is no envelope")?.kind().map_err(|e| anyhow!("{e}"))?;
+    let bytes = bytes::Bytes::copy_from_slice(envelope);
+    Ok(if kind == Kind::Secret {
+        let (s, _) = stored::<Secret>(envelope)?;
+        Input { kind: EntryKind::Secret, name: s.name, sequence: s.sequence, envelope: bytes }
+    } else {
+        let (c, _) = stored::<Config>(envelope)?;
+        Input { kind: EntryKind::Config, name: c.name, sequence: c.sequence, envelope: bytes }
+    })
 }
 
 /// The event of a fact as the store names it.

@@ -9,7 +9,7 @@ use shoal_controller_core::view::{self, DeviceFile};
 use shoal_controller_core::{HEARTBEAT_LIMIT, api};
 use shoal_protocol::ids::{DeviceId, Digest, Name, Timestamp};
 use shoal_protocol::latest::{
-    Deployment, DeviceRecord, Entry, EntryKind, Liveness, Selector, Snapshot, SnapshotRef,
+    Deployment, DeviceRecord, Entry, EntryKind, Liveness, Revision, Selector, Snapshot, SnapshotRef,
 };
 use shoal_protocol::verify::{Known, TrustState, Viewpoint};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +19,15 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(crate) struct Document {
     pub(crate) deployment: Arc<Deployment>,
+    pub(crate) envelope: bytes::Bytes,
+}
+
+/// A config or secret with its exact bytes; of a secret nobody here can read more than its name and keys.
+#[derive(Debug, Clone)]
+pub(crate) struct Input {
+    pub(crate) kind: EntryKind,
+    pub(crate) name: Name,
+    pub(crate) sequence: u64,
     pub(crate) envelope: bytes::Bytes,
 }
 
@@ -99,6 +108,10 @@ pub(crate) struct Fleet {
     pub(crate) snapshot: Option<bytes::Bytes>,
     /// Deployments that the snapshot lists.
     pub(crate) documents: HashMap<Digest, Document>,
+    /// Configs and secrets that the snapshot lists, or a listed deployment insists on.
+    pub(crate) inputs: HashMap<Digest, Input>,
+    /// Envelopes of grants, by the secret's identity and the device.
+    pub(crate) grants: HashMap<Digest, BTreeMap<DeviceId, bytes::Bytes>>,
     /// All devices.
     pub(crate) devices: BTreeMap<DeviceId, Device>,
     /// Deployments whose rollout is to be decided again.
@@ -204,7 +217,7 @@ impl Fleet {
         let Some(mut holds) = device.holds.clone() else { return Vec::new() };
         let labels = &device.file.record.labels;
         let document = |d: &Digest| self.documents.get(d).map(|d| d.deployment.clone());
-        let documents = self
+        let documents: Vec<_> = self
             .entries()
             .filter_map(|e| {
                 let opened = device.opened.contains_key(&e.newest.digest);
@@ -212,11 +225,13 @@ impl Fleet {
                 sync::wanted(e, document, id, labels, opened, holds_name).map(|r| (&e.name, r))
             })
             .collect();
+        let inputs = self.inputs_of(id, &documents);
         let wants = Wants {
             root_version: self.roots.len() as u64,
             record: device.file.record.sequence,
             snapshot: self.snapshot_ref(),
             documents,
+            inputs,
         };
         let messages = sync::bring_up_to_date(&mut holds, &wants)
             .into_iter()
@@ -231,6 +246,8 @@ impl Fleet {
                     Send::Document(digest) => {
                         (Topic::Document, self.documents.get(&digest)?.envelope.clone())
                     }
+                    Send::Input(digest) => (Topic::Document, self.inputs.get(&digest)?.envelope.clone()),
+                    Send::Grant(digest) => (Topic::Document, self.grants.get(&digest)?.get(id)?.clone()),
                 };
                 Some(Message { topic, payload })
             })
@@ -239,6 +256,29 @@ impl Fleet {
             device.holds = Some(holds);
         }
         messages
+    }
+
+    /// The configs and secrets that a device needs for these revisions.
+    fn inputs_of(&self, id: &DeviceId, documents: &[(&Name, Revision)]) -> Vec<sync::Input> {
+        let deployments = documents.iter().filter_map(|(_, r)| self.documents.get(&r.digest));
+        let wanted = deployments.flat_map(|d| d.deployment.template.documents());
+        let digests: BTreeSet<Digest> = wanted
+            .filter_map(|(kind, reference)| match reference.pin {
+                Some(pin) => Some(pin.digest),
+                None => self
+                    .input_entry(kind, &reference.name)
+                    .filter(|e| e.liveness == Liveness::Live)
+                    .map(|e| e.newest.digest),
+            })
+            .filter(|digest| self.inputs.contains_key(digest))
+            .collect();
+        let granted = |d: &Digest| self.grants.get(d).is_some_and(|all| all.contains_key(id));
+        digests.into_iter().map(|digest| sync::Input { digest, granted: granted(&digest) }).collect()
+    }
+
+    /// What the snapshot says of a config or secret.
+    pub(crate) fn input_entry(&self, kind: EntryKind, name: &Name) -> Option<&Entry> {
+        self.current()?.document.entries.iter().find(|e| e.kind == kind && e.name == *name)
     }
 
     /// One deployment for people; with its devices when asked.
@@ -311,9 +351,19 @@ impl Fleet {
         self.devices.iter().filter(|(_, d)| d.is_connected()).map(|(id, _)| id.clone()).collect()
     }
 
+    /// The configs and secrets that the snapshot lists, or a listed deployment insists on.
+    pub(crate) fn wanted_inputs(&self) -> BTreeSet<Digest> {
+        let listed = self.current().map(|s| listed_inputs(&s.document)).unwrap_or_default();
+        let pinned = self.documents.values().flat_map(|d| d.deployment.template.documents());
+        listed.into_iter().chain(pinned.filter_map(|(_, r)| r.pin.map(|p| p.digest))).collect()
+    }
+
     /// Forgets per-device state of revisions that are not listed any more.
     pub(crate) fn retain_revisions(&mut self, listed: &BTreeSet<Digest>) {
         self.documents.retain(|d, _| listed.contains(d));
+        let inputs = self.wanted_inputs();
+        self.inputs.retain(|d, _| inputs.contains(d));
+        self.grants.retain(|d, _| inputs.contains(d));
         for device in self.devices.values_mut() {
             device.healthy.retain(|d, _| listed.contains(d));
             device.opened.retain(|d, _| listed.contains(d));
@@ -335,6 +385,16 @@ pub(crate) fn listed(snapshot: &Snapshot) -> BTreeSet<Digest> {
         .entries
         .iter()
         .filter(|e| e.kind == EntryKind::Deployment)
+        .flat_map(|e| std::iter::once(e.newest.digest).chain(e.stable.map(|s| s.digest)))
+        .collect()
+}
+
+/// The revisions of configs and secrets that a snapshot lists.
+pub(crate) fn listed_inputs(snapshot: &Snapshot) -> BTreeSet<Digest> {
+    snapshot
+        .entries
+        .iter()
+        .filter(|e| matches!(e.kind, EntryKind::Config | EntryKind::Secret) && e.liveness == Liveness::Live)
         .flat_map(|e| std::iter::once(e.newest.digest).chain(e.stable.map(|s| s.digest)))
         .collect()
 }

@@ -1,16 +1,20 @@
 //! Roots and snapshots come in here: verified, kept, then told to every connected device.
 
 use crate::app::{App, now};
-use crate::fleet::{Document, listed};
+use crate::fleet::{Document, Input, listed};
 use crate::problem::Problem;
 use crate::store::{DocumentRow, SnapshotRow, Swap};
 use shoal_controller_core::api;
 use shoal_controller_core::audit::{Event, action};
-use shoal_protocol::ids::{Digest, FleetId};
-use shoal_protocol::latest::{Deployment, EntryKind, Kind, Liveness, Root, Snapshot};
+use shoal_protocol::envelope::Envelope;
+use shoal_protocol::ids::{Digest, FleetId, Name};
+use shoal_protocol::latest::{Config, Deployment, EntryKind, Grant, Kind, Liveness, Root, Secret, Snapshot};
 use shoal_protocol::verify::{Expect, Standing, TrustState, Verdict, Verified, verify, verify_as};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+type Documents = BTreeMap<Digest, Document>;
+type Inputs = BTreeMap<Digest, Input>;
 
 impl App {
     /// Takes root 1 of a new fleet, or the next root.
@@ -88,7 +92,9 @@ impl App {
             }
             let mut next = trust.clone();
             next.advance(&verdict);
-            let (documents, mut events) = self.check_documents(snapshot.document(), post.documents, &next)?;
+            let mut events = Vec::new();
+            let (documents, inputs) =
+                self.check_documents(snapshot.document(), post.documents, &next, &mut events)?;
             events.push(
                 Event::new(action::SNAPSHOT, "operator", format!("snapshot {version}"))
                     .number(version)
@@ -100,11 +106,12 @@ impl App {
                 digest: snapshot.identity(),
                 envelope: envelope.clone(),
             };
-            let rows = documents.iter().map(|(digest, d)| row_of(*digest, d)).collect();
+            let rows = documents.iter().map(|(digest, d)| row_of(*digest, d));
+            let rows = rows.chain(inputs.iter().map(|(digest, i)| row_of_input(*digest, i))).collect();
             if self.store.swap_snapshot(expected, row, rows, events, now()).await? == Swap::Conflict {
                 return Err(conflict());
             }
-            self.make_current(next, snapshot, envelope, documents).await?;
+            self.make_current(next, snapshot, envelope, (documents, inputs)).await?;
         }
         let notified = self.fleet().connected().len() as u64;
         self.wake.notify_one();
@@ -119,10 +126,18 @@ impl App {
         snapshot: &Snapshot,
         envelopes: Vec<api::Base64>,
         next: &TrustState,
-    ) -> Result<(BTreeMap<Digest, Document>, Vec<Event>), Problem> {
+        events: &mut Vec<Event>,
+    ) -> Result<(Documents, Inputs), Problem> {
         let mut documents = BTreeMap::new();
-        let mut events = Vec::new();
+        let mut inputs = BTreeMap::new();
         for api::Base64(envelope) in envelopes {
+            let kind = Envelope::parse(&envelope).map_err(shoal_protocol::Refusal::from)?.kind()?;
+            if matches!(kind, Kind::Config | Kind::Secret) {
+                let (digest, input, event) = verify_input(envelope, kind, next)?;
+                events.push(event);
+                inputs.insert(digest, input);
+                continue;
+            }
             let verified: Verified<Deployment> = verify_as(&envelope, next, now())?;
             let digest = verified.identity();
             let d = verified.document();
@@ -132,9 +147,15 @@ impl App {
             documents.insert(digest, Document { deployment, envelope: envelope.into() });
         }
         let fleet = self.fleet();
+        let absent = |name: &Name, sequence: u64, digest: Digest| {
+            let message =
+                format!("{name} sequence {sequence} ({digest}) is listed or referred to, but not here");
+            Err(Problem::refused("document_missing", message)
+                .hint("send every newly listed document together with the snapshot"))
+        };
         for entry in &snapshot.entries {
-            if entry.kind != EntryKind::Deployment {
-                let message = format!("{}: only deployments can be listed yet", entry.name);
+            if entry.kind == EntryKind::Release {
+                let message = format!("{}: releases cannot be listed yet", entry.name);
                 return Err(Problem::refused("unsupported_value", message));
             }
             if entry.liveness == Liveness::Removed {
@@ -142,21 +163,34 @@ impl App {
             }
             for revision in std::iter::once(entry.newest).chain(entry.stable) {
                 let digest = revision.digest;
+                if entry.kind != EntryKind::Deployment {
+                    let input = inputs.get(&digest).or_else(|| fleet.inputs.get(&digest));
+                    let is = |i: &Input| {
+                        (i.kind, &i.name, i.sequence) == (entry.kind, &entry.name, revision.sequence)
+                    };
+                    if !input.is_some_and(is) {
+                        return absent(&entry.name, revision.sequence, digest);
+                    }
+                    continue;
+                }
                 let document = documents.get(&digest).or_else(|| fleet.documents.get(&digest));
                 let fits = document.is_some_and(|d| {
                     d.deployment.name == entry.name && d.deployment.sequence == revision.sequence
                 });
                 if !fits {
-                    let message = format!(
-                        "{} sequence {} ({digest}) is listed, but not here",
-                        entry.name, revision.sequence
-                    );
-                    return Err(Problem::refused("document_missing", message)
-                        .hint("send every newly listed deployment together with the snapshot"));
+                    return absent(&entry.name, revision.sequence, digest);
                 }
             }
         }
-        Ok((documents, events))
+        for (_, reference) in documents.values().flat_map(|d| d.deployment.template.documents()) {
+            if let Some(pin) = reference.pin
+                && !inputs.contains_key(&pin.digest)
+                && !fleet.inputs.contains_key(&pin.digest)
+            {
+                return absent(&reference.name, pin.sequence, pin.digest);
+            }
+        }
+        Ok((documents, inputs))
     }
 
     async fn make_current(
@@ -164,20 +198,72 @@ impl App {
         next: TrustState,
         snapshot: &Verified<Snapshot>,
         envelope: Vec<u8>,
-        documents: BTreeMap<Digest, Document>,
+        (documents, inputs): (Documents, Inputs),
     ) -> Result<(), Problem> {
         let listed = listed(snapshot.document());
-        {
+        let gone = {
             let mut fleet = self.fleet();
             fleet.trust = next;
             fleet.snapshot = Some(envelope.into());
             fleet.documents.extend(documents);
+            fleet.inputs.extend(inputs);
+            let before: Vec<Digest> = fleet.inputs.keys().copied().collect();
             fleet.retain_revisions(&listed);
+            let gone: Vec<Digest> = before.into_iter().filter(|d| !fleet.inputs.contains_key(d)).collect();
             let names = snapshot.document().entries.iter().map(|e| e.name.clone());
             fleet.dirty.extend(names);
+            gone
+        };
+        if !gone.is_empty() {
+            self.store.forget_inputs(gone).await?;
         }
         self.store.forget_revisions(listed.into_iter().collect()).await?;
         Ok(())
+    }
+
+    /// Takes grants of secrets that are here, for devices that are; each says for whom it is.
+    pub(crate) async fn accept_grants(&self, envelopes: Vec<api::Base64>) -> Result<u64, Problem> {
+        let trust = self.fleet().trust.clone();
+        let mut rows = Vec::new();
+        let mut events = Vec::new();
+        for api::Base64(envelope) in envelopes {
+            let verified = verify_as::<Grant>(&envelope, &trust, now())?;
+            let (identity, signers) = (verified.identity(), verified.signers().to_vec());
+            let grant = verified.into_document();
+            let subject = format!("secret {} for device {}", grant.name, grant.device);
+            let event = Event::new(action::GRANT, "operator", subject);
+            events.push(event.number(grant.revision.sequence).signed(identity, &signers));
+            let fleet = self.fleet();
+            let secret = fleet.inputs.get(&grant.revision.digest);
+            let fits = secret.is_some_and(|s| {
+                (s.kind, &s.name, s.sequence) == (EntryKind::Secret, &grant.name, grant.revision.sequence)
+            });
+            if !fits {
+                let what = format!("secret {} revision {}", grant.name, grant.revision.sequence);
+                return Err(Problem::not_found(format_args!("{what}")));
+            }
+            if !fleet.devices.contains_key(&grant.device) {
+                return Err(Problem::not_found(format_args!("device {}", grant.device)));
+            }
+            rows.push((grant.revision.digest, grant.device, envelope));
+        }
+        self.store.add_grants(rows.clone(), events, now()).await?;
+        let mut devices = BTreeSet::new();
+        {
+            let mut fleet = self.fleet();
+            for (secret, device, envelope) in rows {
+                // Whatever it held of it before is not this one.
+                for known in fleet.devices.get_mut(&device).into_iter().flat_map(|d| &mut d.holds) {
+                    known.inputs.entry(secret).and_modify(|open| *open = false);
+                }
+                fleet.grants.entry(secret).or_default().insert(device.clone(), envelope.into());
+                devices.insert(device);
+            }
+        }
+        for device in &devices {
+            self.bring_up_to_date(device, false).await;
+        }
+        Ok(devices.len() as u64)
     }
 
     /// Sends every connected device what it lacks.
@@ -198,8 +284,28 @@ fn row_of(digest: Digest, document: &Document) -> DocumentRow {
     }
 }
 
+fn row_of_input(digest: Digest, input: &Input) -> DocumentRow {
+    let envelope = input.envelope.to_vec();
+    DocumentRow { digest, name: input.name.to_string(), sequence: input.sequence, envelope }
+}
+
+fn verify_input(envelope: Vec<u8>, kind: Kind, next: &TrustState) -> Result<(Digest, Input, Event), Problem> {
+    let (digest, entry, name, sequence, signers) = if kind == Kind::Secret {
+        let v = verify_as::<Secret>(&envelope, next, now())?;
+        let d = v.document();
+        (v.identity(), EntryKind::Secret, d.name.clone(), d.sequence, v.signers().to_vec())
+    } else {
+        let v = verify_as::<Config>(&envelope, next, now())?;
+        let d = v.document();
+        (v.identity(), EntryKind::Config, d.name.clone(), d.sequence, v.signers().to_vec())
+    };
+    let event = Event::new(action::DOCUMENT, "operator", format!("{} {name}", kind.as_str()));
+    let event = event.number(sequence).signed(digest, &signers);
+    Ok((digest, Input { kind: entry, name, sequence, envelope: envelope.into() }, event))
+}
+
 /// Whether these are the bytes of the current snapshot: asking again after a lost answer is no conflict.
 fn is_current(envelope: &[u8], current: Option<Digest>) -> bool {
-    let identity = shoal_protocol::envelope::Envelope::parse(envelope).ok().map(|e| e.identity());
+    let identity = Envelope::parse(envelope).ok().map(|e| e.identity());
     identity.is_some() && identity == current
 }

@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod ids;
 pub mod join;
 pub mod refusal;
+pub mod sealing;
 pub mod signer;
 pub mod text_map;
 pub mod topics;

@@ -74,8 +74,9 @@ codes! {
     ReportReplay = "report_replay", "A report or fact with this counter was stored before.";
     DeviceCloned = "device_cloned", "One counter came with two contents: two machines use one identity; enrol one of them anew.";
     EnrollProof = "enroll_proof", "The token is spent, expired or without its proof; make a new one with `shoal token create`.";
-    SecretContext = "secret_context", "The secret's ciphertext belongs to another deployment.";
-    WaitingSecret = "waiting_secret", "It waits for this device's grant of a secret.";
+    SecretContext = "secret_context", "The secret is sealed for other deployments, or its ciphertext or grant was taken from another place.";
+    WaitingSecret = "waiting_secret", "It waits for a secret or for this device's grant of it; mint what is missing with `shoal secret grant`.";
+    WaitingConfig = "waiting_config", "It waits for a config that it refers to; publish it with `shoal apply`.";
     AgentRollback = "agent_rollback", "An older agent after a newer one proved healthy; install the newer one.";
     ControllerBehind = "controller_behind", "The controller knows less than the devices (an old backup); rollouts pause until it has caught up.";
     AuditFork = "audit_fork", "The audit log was rewritten; compare with the operators' copies.";

@@ -84,7 +84,7 @@ fn s2_another_content_type_is_a_wrong_type() {
     assert_eq!(fleet.refused(&retyped(&order, ".order.", ".ordre.")), Code::WrongType);
     assert_eq!(fleet.refused(&retyped(&order, ".v1+", ".v2+")), Code::UnsupportedVersion);
     assert_eq!(fleet.refused(&retyped(&order, ".v1+", ".v0+")), Code::WrongType);
-    for kind in [Kind::Config, Kind::Secret, Kind::Release, Kind::Removal] {
+    for kind in [Kind::Release, Kind::Removal] {
         let reserved = sign(kind, &[0xa0], &[&key(seed::DEPLOY)]).unwrap();
         assert_eq!(fleet.refused(&reserved), Code::UnsupportedVersion);
     }
@@ -592,7 +592,7 @@ fn s16_nonsense_templates_are_malformed() {
                 vec![Mount { volume: name("x"), path: "/x".into(), read_only: true }];
         },
         |d| d.template.containers[0].resources.cpu_shares = Some(1),
-        |d| d.template.containers[0].env = vec![EnvVar { name: "A=B".into(), value: String::new() }],
+        |d| d.template.containers[0].env = vec![EnvVar::plain("A=B", "")],
         |d| {
             let source = VolumeSource::HostPath { path: "/srv/../etc".into() };
             d.template.volumes = vec![Volume { name: name("x"), source }];

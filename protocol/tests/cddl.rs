@@ -215,6 +215,13 @@ fn survey() -> Survey {
     s.take::<Order>();
     s.take::<Report>();
     s.take::<Fact>();
+    s.take::<Config>();
+    s.take::<Secret>();
+    s.take::<Grant>();
+    // Deep in a deployment, where few inventions reach.
+    s.take::<KeyFile>();
+    s.take::<VolumeSource>();
+    s.take::<DocumentRef>();
     s.take::<Hello>();
     s.take::<Heartbeat>();
     s.take::<Ack>();

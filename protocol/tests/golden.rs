@@ -35,6 +35,9 @@ fn samples() -> Vec<(String, Vec<u8>)> {
         ),
         ("token".to_owned(), seal(&fleet.token(), &[seed::ENROLL]).0),
         ("report".to_owned(), seal(&full::report(&fleet), &[seed::IDENTITY]).0),
+        ("config".to_owned(), seal(&full::config(&fleet), &[seed::DEPLOY]).0),
+        ("secret".to_owned(), seal(&full::secret(&fleet), &[seed::DEPLOY]).0),
+        ("grant".to_owned(), seal(&full::grant(&fleet), &[seed::DEPLOY]).0),
         ("hello".to_owned(), encode(&full::hello(&fleet))),
         ("heartbeat".to_owned(), encode(&Heartbeat { uptime: 3600 })),
         ("ack".to_owned(), encode(&Ack { counter: 17 })),
@@ -77,5 +80,7 @@ fn golden_bytes_decode_to_what_they_were_made_from() {
     assert_eq!(decode::<Root>(&payload("root-2"), limits).unwrap(), full::root(&fleet.id));
     assert_eq!(decode::<Snapshot>(&payload("snapshot"), limits).unwrap(), full::snapshot(&fleet.id));
     assert_eq!(decode::<Deployment>(&payload("deployment"), limits).unwrap(), full::deployment(&fleet.id));
+    assert_eq!(decode::<Config>(&payload("config"), limits).unwrap(), full::config(&fleet));
+    assert_eq!(decode::<Secret>(&payload("secret"), limits).unwrap(), full::secret(&fleet));
     assert_eq!(decode::<Report>(&payload("report"), limits).unwrap(), full::report(&fleet));
 }

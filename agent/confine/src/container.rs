@@ -3,7 +3,7 @@
 use super::{Filter, Grant, Namespaces, Others, Plan, ROOTFS, Sockets, StepError, Walls};
 use rustix::process::Resource;
 use rustix::thread::UnshareFlags;
-use shoal_ipc::{Launch, NetworkPlace};
+use shoal_ipc::{ContentFolder, Launch, NetworkPlace};
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -21,6 +21,7 @@ const LIMITS: [(Resource, u64); 5] = [
 /// Its plan; `fds` become its descriptors from 0 on. It must be born into every namespace but its groups'.
 pub fn container<'a>(
     launch: &'a Launch,
+    content: &'a [ContentFolder],
     fds: &[BorrowedFd<'a>],
     network: Option<BorrowedFd<'a>>,
     filter: &'a Filter,
@@ -36,6 +37,7 @@ pub fn container<'a>(
         first: launch.jail.is_some(),
         network,
         jail: launch.jail.as_ref(),
+        content,
         ids: launch.uid.map(|u| (u, u)),
         limits: LIMITS.into_iter().chain(launch.cpu_seconds.map(|s| (Resource::Cpu, s))).collect(),
         fds: fds.to_vec(),
@@ -107,6 +109,7 @@ mod tests {
             network: NetworkPlace::Nowhere,
             cpu_seconds: None,
             bind: Vec::new(),
+            content: false,
         };
         let all: Vec<_> = grants(&launch).into_iter().map(|g| (g.path, g.write, g.code)).collect();
         assert_eq!(

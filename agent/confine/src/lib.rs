@@ -15,7 +15,7 @@ mod syscalls;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, chdir, setpgid, setrlimit, setsid};
 use rustix::thread::{UnshareFlags, set_no_new_privs};
-use shoal_ipc::Jail;
+use shoal_ipc::{ContentFolder, Jail};
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::BorrowedFd;
@@ -26,7 +26,7 @@ pub use folders::Grant;
 pub use kernel::{Feature, missing};
 pub use privileges::{drop_privileges, keep_in_bounding_set};
 pub use readback::Namespaces;
-pub use root::{ROOTFS, plain_root};
+pub use root::{ROOTFS, plain_files, plain_root};
 pub use syscalls::{Filter, no_new_code};
 
 /// Everything that a child needs to know.
@@ -44,6 +44,8 @@ pub struct Plan<'a> {
     pub network: Option<BorrowedFd<'a>>,
     /// Absent without root.
     pub jail: Option<&'a Jail>,
+    /// Folders of files that it alone gets, in memory; only in a jail.
+    pub content: &'a [ContentFolder],
     /// Absent without root.
     pub ids: Option<(u32, u32)>,
     /// Values that it cannot raise again.
@@ -137,7 +139,7 @@ pub fn enter(plan: &mut Plan<'_>) -> Result<(), StepError> {
             let shares = plan.walls.as_ref().is_some_and(|w| w.sockets == Sockets::Host);
             host.differ(!shares).map_err(at("read back the namespaces"))?;
         }
-        root::build(jail, plan.ids.unwrap_or((0, 0)))?;
+        root::build(jail, plan.content, plan.ids.unwrap_or((0, 0)))?;
     }
     // 4. Descriptors: the few that it gets.
     process::place_descriptors(&plan.fds, plan.others == Others::Close).map_err(at("place descriptors"))?;

@@ -6,10 +6,10 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
 };
 use rustix::process::{chdir, pivot_root};
-use shoal_ipc::{Bind, ImageFile, Jail};
+use shoal_ipc::{Bind, ContentFolder, ImageFile, Jail};
 use std::ffi::CString;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::path::{Component, Path, PathBuf};
@@ -18,7 +18,7 @@ use std::path::{Component, Path, PathBuf};
 pub const ROOTFS: &str = "/rootfs";
 
 /// Builds the jail and makes it this process's root.
-pub(crate) fn build(jail: &Jail, owner: (u32, u32)) -> Result<(), StepError> {
+pub(crate) fn build(jail: &Jail, content: &[ContentFolder], owner: (u32, u32)) -> Result<(), StepError> {
     let top = Path::new(&jail.mount_point);
     // Nothing that is mounted here may show up outside.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
@@ -35,6 +35,9 @@ pub(crate) fn build(jail: &Jail, owner: (u32, u32)) -> Result<(), StepError> {
         }
         for volume in &rootfs.volumes {
             bind(&root, volume)?;
+        }
+        for folder in content {
+            write_folder(&root, folder, owner)?;
         }
         if rootfs.read_only {
             let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
@@ -80,6 +83,46 @@ fn copy_in(root: &Path, copy: &ImageFile, owner: (u32, u32)) -> io::Result<()> {
     let mut to = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&target)?;
     io::copy(&mut from, &mut to)?;
     chown(&target, Some(owner.0), Some(owner.1))
+}
+
+/// A folder of its own in memory, which nobody else ever sees and which cannot be written to any more.
+fn write_folder(root: &Path, folder: &ContentFolder, owner: (u32, u32)) -> Result<(), StepError> {
+    let target = below(root, &folder.target)?;
+    make_folders(root, &target, (0, 0)).map_err(at("make a mount point"))?;
+    // A page each for what is in it and for the folders on the way; the kernel counts whole pages.
+    let size: usize = folder.files.iter().map(|f| f.bytes.len().next_multiple_of(4096) + 4096).sum();
+    let options = format!("size={},nr_inodes=2048,mode=0755,uid={},gid={}", size + 65_536, owner.0, owner.1);
+    tmpfs(&target, &options).map_err(at("mount a folder for files of documents"))?;
+    write_files(&target, folder, owner).map_err(at("write a file of a document"))?;
+    let flags =
+        MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount_remount(&target, flags, c"").map_err(at("make files of documents read-only"))
+}
+
+/// Writes the files of a folder that is empty and nobody else's yet.
+fn write_files(target: &Path, folder: &ContentFolder, owner: (u32, u32)) -> io::Result<()> {
+    for file in &folder.files {
+        let path = below(target, &file.path).map_err(|e| e.1)?;
+        if let Some(parent) = path.parent() {
+            make_folders(target, parent, owner)?;
+        }
+        let mode = file.mode & 0o777;
+        let mut to = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
+        to.write_all(&file.bytes)?;
+        chown(&path, Some(owner.0), Some(owner.1))?;
+    }
+    Ok(())
+}
+
+/// Without root a folder of files is a plain one of copies, as the guest's `/` is.
+pub fn plain_files(target: &Path, folder: &ContentFolder) -> io::Result<()> {
+    match fs::remove_dir_all(target) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fs::create_dir_all(target)?;
+    let me = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    write_files(target, folder, me)
 }
 
 /// Without root the guest's `/` is a folder of copies; what it may reach is the engine's word alone.

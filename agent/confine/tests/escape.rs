@@ -272,6 +272,7 @@ fn launch(outside: &Path) -> Launch {
         network: NetworkPlace::Nowhere,
         cpu_seconds: None,
         bind: Vec::new(),
+        content: false,
     }
 }
 
@@ -288,7 +289,7 @@ fn run(attempt: &Attempt, world: &World, walls: Option<(&Launch, &Filter, &Names
     let child = spawn_in(None, born, || {
         if let Some((launch, filter, host)) = walls {
             let fds = [null.as_fd(), null.as_fd(), stderr.as_fd()];
-            let done = container(launch, &fds, None, filter, Some(host))
+            let done = container(launch, &[], &fds, None, filter, Some(host))
                 .and_then(|mut plan| enter(&mut plan))
                 .map_err(|e| format!("cannot {}: {}", e.0, e.1))
                 .and_then(|()| no_new_code(filter).map_err(|e| e.to_string()));

@@ -36,6 +36,7 @@ pub(crate) fn container(name: &str) -> Container {
         stdin: false,
         post_start: None,
         pre_stop: None,
+        env_from: Vec::new(),
     }
 }
 

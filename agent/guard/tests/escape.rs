@@ -613,7 +613,7 @@ fn long_arguments_and_a_full_environment_arrive_whole() {
     let ran = rig.run(&module, |d| {
         let c = &mut d.template.containers[0];
         c.argv = (0..200).map(|n| format!("{n:0100}")).collect();
-        c.env = (0..200).map(|n| EnvVar { name: format!("N{n:03}"), value: "v".repeat(100) }).collect();
+        c.env = (0..200).map(|n| EnvVar::plain(format!("N{n:03}"), "v".repeat(100))).collect();
     });
     let (args, env) = (200 * 101, 200 * (4 + 1 + 100 + 1));
     assert_eq!(ran.results(), [SUCCESS, SUCCESS, 200, args, 200, env, SUCCESS, SUCCESS]);

@@ -48,6 +48,7 @@ fn container(name: &str, module: &[u8]) -> TicketContainer {
         probes: vec![],
         post_start: None,
         pre_stop: None,
+        private_env: Vec::new(),
         stdin: false,
         init: false,
         devices: Vec::new(),

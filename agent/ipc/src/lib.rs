@@ -24,17 +24,18 @@ pub use layout::{EngineDirs, Layout};
 pub use memfd::{AREA_SIZE, MEMFD_MAX, answer_area, read_area, read_sealed, sealed_memfd};
 pub use message::Msg;
 pub use runner::{
-    Bind, CompileResult, EndRecord, Entry, ExitFact, ImageFile, Jail, Launch, Needs, NetworkPlace, Preopen,
-    ProofRecord, Rootfs, Spec,
+    Bind, CompileResult, Content, ContentFile, ContentFolder, EndRecord, Entry, ExitFact, ImageFile, Jail,
+    Launch, Needs, NetworkPlace, Preopen, ProofRecord, Rootfs, Spec,
 };
 pub use ticket::{
-    EnvVar, Limits, Network, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket, TicketContainer,
-    TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, VolumeSource,
+    CONTENTS_COUNT, CONTENTS_MAX, EnvVar, Limits, Network, PrivateVar, ProbeAction, ProbeKind, Restart,
+    TICKET_MAX, Ticket, TicketContainer, TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort,
+    TicketProbe, TicketVolume, VolumeSource,
 };
 pub use types::{
     Applied, Cause, CompiledInfo, ContainerState, DeviceInfo, Digest, DiskLimits, EnrollMaterial, FactEvent,
-    FactList, FeatureSet, GuardStatus, HeldRevision, HeldRole, ModuleState, PrepareStage, RefusalCount,
-    SignedFact, SnapshotInfo, StatsInfo, TrustSummary,
+    FactList, FeatureSet, GuardStatus, HeldDocument, HeldRevision, HeldRole, ModuleState, PrepareStage,
+    RefusalCount, SignedFact, SnapshotInfo, StatsInfo, TrustSummary,
 };
 pub use wire::{Field, Reader, Writer, decode, encode};
 

@@ -84,9 +84,9 @@ messages! {
     Submit = 20, 1 {}
     /// It is verified and durable.
     Accepted = 21, 0 {
-        /// `root`, `snapshot`, `deployment`, `device` or `order`.
+        /// `root`, `snapshot`, `deployment`, `config`, `secret`, `grant`, `device` or `order`.
         kind: String,
-        /// A deployment's name; empty for the others.
+        /// The name of a deployment, config or secret; empty for the others.
         name: String,
         /// Sequence, version or counter.
         sequence: u64,
@@ -168,6 +168,12 @@ messages! {
     FactAck = 43, 0 {
         /// As in the fact.
         id: u64,
+    }
+
+    /// admit → supervise: a sealed memfd with the bytes of a file of a config or secret, which the next ticket names.
+    Content = 44, 1 {
+        /// What the bytes are.
+        item: Digest,
     }
 
     /// agent → supervise: the bytes of a module or file of a ticket.
@@ -408,8 +414,9 @@ messages! {
     /// supervise → zygote: fork a container up to its first instruction, for which it waits. The descriptors: a sealed memfd
     /// with a `Launch`; standard input, output and error; the answer area; its gate, a socket on which it says `1` once it
     /// is confined, or the step that failed, and waits for a byte that lets it go on; the container's folder, for the exit
-    /// fact; and a network namespace, or anything where the launch asks for none.
-    Launch = 120, 8 {
+    /// fact; a network namespace, or anything where the launch asks for none; and a sealed memfd with a `Content`, which only
+    /// the child reads, or anything where the launch says that there is none.
+    Launch = 120, 9 {
         /// Chosen by supervise; comes back with everything about this container, and the exit fact is the file `end-ID`.
         id: u64,
     }

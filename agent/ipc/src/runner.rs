@@ -172,6 +172,37 @@ layout! {
         pub cpu_seconds: Option<u64>,
         /// TCP ports that it may listen at in the network that came along.
         pub bind: Vec<u16>,
+        /// Whether a [`Content`] came along.
+        pub content: bool,
+    }
+
+    /// A file of a config or secret.
+    #[derive(Clone, PartialEq, Eq)]
+    pub struct ContentFile {
+        /// Relative to the folder.
+        pub path: String,
+        /// Permission bits.
+        pub mode: u32,
+        /// Its bytes.
+        pub bytes: Vec<u8>,
+    }
+
+    /// A folder of such files.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct ContentFolder {
+        /// As the guest names it, absolute.
+        pub target: String,
+        /// What is in it.
+        pub files: Vec<ContentFile>,
+    }
+
+    /// What a container gets to see and nobody that it is forked from: configs and secrets.
+    #[derive(Clone, PartialEq, Eq, Default)]
+    pub struct Content {
+        /// `NAME=value`, behind those of the [`Spec`].
+        pub env: Vec<String>,
+        /// Folders of its own, in memory and read-only.
+        pub folders: Vec<ContentFolder>,
     }
 
     /// What the zygote saw of an end.
@@ -189,6 +220,20 @@ layout! {
         pub at: u64,
         /// The answer area as it was, unread.
         pub area: Vec<u8>,
+    }
+}
+
+impl std::fmt::Debug for ContentFile {
+    /// Without its bytes, which may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ContentFile({:?}, {} bytes)", self.path, self.bytes.len())
+    }
+}
+
+impl std::fmt::Debug for Content {
+    /// Without values, which may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Content({} variables, {:?})", self.env.len(), self.folders)
     }
 }
 
@@ -311,6 +356,7 @@ macro_rules! transfer {
 }
 transfer!(Spec, SPEC_MAX);
 transfer!(Launch, LAUNCH_MAX);
+transfer!(Content, crate::MEMFD_MAX);
 transfer!(ExitFact, 2 * crate::AREA_SIZE);
 transfer!(EndRecord, ANSWER_MAX);
 transfer!(CompileResult, ANSWER_MAX);

@@ -5,6 +5,10 @@ use crate::{Digest, DiskLimits};
 
 /// The largest ticket, bytes.
 pub const TICKET_MAX: usize = 64 * 1024;
+/// The most bytes that the files of one ticket's configs and secrets have together.
+pub const CONTENTS_MAX: u64 = 512 * 1024;
+/// The most files of configs and secrets in one ticket.
+pub const CONTENTS_COUNT: usize = 256;
 
 tagged! {
     /// When an ended container starts again.
@@ -48,6 +52,13 @@ tagged! {
         },
         /// Kept for as long as the deployment is.
         Persistent = 2,
+        /// Files of a config or secret, in memory and of each container's own.
+        Files = 3 {
+            /// Whether they may never be written to a disk.
+            private: bool,
+            /// The files; paths are relative to the volume. Their bytes come from admission ([`crate::Msg::Content`]).
+            files: Vec<TicketFile>,
+        },
     }
 }
 
@@ -177,6 +188,15 @@ layout! {
         pub value: String,
     }
 
+    /// A variable whose value nobody may print.
+    #[derive(Clone, PartialEq, Eq)]
+    pub struct PrivateVar {
+        /// The name, without `=`.
+        pub name: String,
+        /// The value.
+        pub value: String,
+    }
+
     /// A volume of the pod.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct TicketVolume {
@@ -258,6 +278,8 @@ layout! {
         pub init: bool,
         /// Character devices.
         pub devices: Vec<TicketDevice>,
+        /// Variables from configs and secrets: seen by the container alone, never by what it is forked from.
+        pub private_env: Vec<PrivateVar>,
     }
 
     /// A permission; a newer one of the same id replaces it.
@@ -294,6 +316,12 @@ layout! {
     }
 }
 
+impl std::fmt::Debug for PrivateVar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=…", self.name)
+    }
+}
+
 impl TicketContainer {
     /// Its module, and those of its probes and hooks.
     pub fn modules(&self) -> impl Iterator<Item = &TicketFile> {
@@ -323,6 +351,14 @@ impl Ticket {
     /// All modules that may run; one may stand several times.
     pub fn modules(&self) -> impl Iterator<Item = &TicketFile> {
         self.containers.iter().flat_map(TicketContainer::modules)
+    }
+
+    /// The files of configs and secrets in its volumes.
+    pub fn contents(&self) -> impl Iterator<Item = &TicketFile> {
+        self.volumes.iter().flat_map(|v| match &v.source {
+            VolumeSource::Files { files, .. } => files.as_slice(),
+            _ => &[],
+        })
     }
 
     /// Whether `digest` is a module that may run.

@@ -338,6 +338,23 @@ layout! {
         pub startable: bool,
         /// A stable code for what is not startable (`dependency_unmet`, `deselected`, `removed`, `returned` …).
         pub reason: String,
+        /// The same in words, where the code alone does not say it all; no value of a secret.
+        pub detail: String,
+    }
+
+    /// A config or secret that admission holds.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct HeldDocument {
+        /// `config` or `secret`.
+        pub kind: String,
+        /// Its name.
+        pub name: String,
+        /// Its sequence.
+        pub sequence: u64,
+        /// Its identity.
+        pub digest: Digest,
+        /// Whether it can be read here: of a secret, whether there is a grant.
+        pub open: bool,
     }
 
     /// The snapshot in force.
@@ -385,6 +402,8 @@ layout! {
         pub conditions: Vec<String>,
         /// The highest fact counter signed.
         pub fact_counter: u64,
+        /// Configs and secrets.
+        pub documents: Vec<HeldDocument>,
     }
 
     /// A fact with admit's signature.

@@ -2,11 +2,11 @@
 
 use proptest::prelude::*;
 use shoal_ipc::{
-    Applied, Cause, CompileResult, CompiledInfo, ContainerState, Digest, EndRecord, EnvVar, Error, FactEvent,
-    HeldRevision, HeldRole, Launch, Limits, MESSAGE_MAX, ModuleState, Msg, Network, PrepareStage,
-    ProbeAction, ProbeKind, ProofRecord, Restart, Spec, StatsInfo, TICKET_MAX, Ticket, TicketContainer,
-    TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe, TicketVolume, TrustSummary,
-    VolumeSource, decode, encode,
+    Applied, Cause, CompileResult, CompiledInfo, ContainerState, Content, ContentFile, ContentFolder, Digest,
+    EndRecord, EnvVar, Error, FactEvent, HeldDocument, HeldRevision, HeldRole, Launch, Limits, MESSAGE_MAX,
+    ModuleState, Msg, Network, PrepareStage, PrivateVar, ProbeAction, ProbeKind, ProofRecord, Restart, Spec,
+    StatsInfo, TICKET_MAX, Ticket, TicketContainer, TicketDevice, TicketEntry, TicketFile, TicketMount,
+    TicketPort, TicketProbe, TicketVolume, TrustSummary, VolumeSource, decode, encode,
 };
 
 const D: Digest = Digest([7; 32]);
@@ -60,6 +60,7 @@ fn messages() -> Vec<Msg> {
             event: FactEvent::Ended { cause: Cause::Exited { code: 3 } },
             at: 2,
         },
+        Msg::Content { item: D },
         Msg::Stage { ticket: D, item: D },
         Msg::HaveIs {
             startable: true,
@@ -117,6 +118,10 @@ fn ticket() -> Ticket {
         volumes: vec![
             TicketVolume { name: "a".into(), source: VolumeSource::EmptyDir { size_limit: 4 } },
             TicketVolume { name: "b".into(), source: VolumeSource::HostPath { path: "/srv".into() } },
+            TicketVolume {
+                name: "c".into(),
+                source: VolumeSource::Files { private: true, files: vec![file("app.toml")] },
+            },
         ],
         containers: vec![TicketContainer {
             name: "main".into(),
@@ -141,10 +146,22 @@ fn ticket() -> Ticket {
                 path: "/dev/port".into(),
                 read_only: true,
             }],
+            private_env: vec![PrivateVar { name: "TOKEN".into(), value: "hush".into() }],
         }],
         required_features: vec!["landlock".into()],
         network: Network::Pod,
         ports: vec![TicketPort { container_port: 80, host_port: 8080, udp: true }],
+    }
+}
+
+#[test]
+fn what_may_be_a_secret_is_never_printed() {
+    let file = ContentFile { path: "a".into(), mode: 0o400, bytes: b"hush".to_vec() };
+    let folders = vec![ContentFolder { target: "/keys".into(), files: vec![file] }];
+    let content = Content { env: vec!["TOKEN=hush".into()], folders };
+    assert_eq!(Content::decode(&content.encode()).unwrap(), content);
+    for text in [format!("{content:?}"), format!("{:?}", ticket())] {
+        assert!(!text.contains("hush") && !text.contains("104, 117"), "{text}");
     }
 }
 
@@ -218,6 +235,14 @@ fn trust_summaries_and_end_records_come_back() {
             stageable: true,
             startable: true,
             reason: String::new(),
+            detail: "config settings is not here yet".into(),
+        }],
+        documents: vec![HeldDocument {
+            kind: "secret".into(),
+            name: "token".into(),
+            sequence: 2,
+            digest: D,
+            open: true,
         }],
         conditions: vec!["time_untrusted".into()],
         ..TrustSummary::default()
@@ -240,7 +265,7 @@ proptest! {
         }
         // What a job or container leaves is read by supervise, whoever wrote it.
         let _ = (EndRecord::from_area(&bytes), CompileResult::from_area(&bytes), ProofRecord::from_area(&bytes));
-        let _ = (Launch::decode(&bytes), Spec::decode(&bytes));
+        let _ = (Launch::decode(&bytes), Spec::decode(&bytes), Content::decode(&bytes));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::run::{self, Gate, NotRun, seal};
 use crate::{exit_code, handover};
 use shoal_confine::process::exit_now;
 use shoal_confine::{Filter, Namespaces, StepError, container, enter};
-use shoal_ipc::Launch;
+use shoal_ipc::{Content, Launch, read_sealed};
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -43,24 +43,43 @@ impl Gate for Supervised<'_> {
 /// answer area and the gate.
 pub(crate) fn run(
     launch: &Launch,
+    content: BorrowedFd<'_>,
     fds: &[BorrowedFd<'_>; 5],
     network: Option<BorrowedFd<'_>>,
     walls: &Walls<'_>,
 ) -> Infallible {
-    let plan = container(launch, fds, network, walls.filter, walls.host);
+    let content = match take(launch, content) {
+        Ok(content) => content,
+        Err(e) => {
+            report(&e, fds);
+            exit_now(71);
+        }
+    };
+    let plan = container(launch, &content.folders, fds, network, walls.filter, walls.host);
     if let Err(e) = plan.and_then(|mut plan| enter(&mut plan)) {
         report(&e, fds);
         exit_now(71);
     }
+    let mut spec = launch.spec.clone();
+    spec.env.extend(content.env);
     let Ok((mut area, mut gate)) = handover::container() else { exit_now(72) };
     // Whoever started it may be gone; then it finds out below.
     let _ = gate.write_all(&[1]);
-    let end = run::run(&launch.spec, &mut Supervised { gate: Some(gate), filter: walls.filter });
+    let end = run::run(&spec, &mut Supervised { gate: Some(gate), filter: walls.filter });
     let code = exit_code(&end);
     if area.write_all(&end.encode()).is_err() {
         exit_now(73);
     }
     exit_now(code)
+}
+
+/// What this container alone gets to see.
+fn take(launch: &Launch, content: BorrowedFd<'_>) -> Result<Content, StepError> {
+    if !launch.content {
+        return Ok(Content::default());
+    }
+    let read = read_sealed(content, Content::MAX).and_then(|bytes| Content::decode(&bytes));
+    read.map_err(|e| StepError("read what it is given", std::io::Error::other(e)))
 }
 
 /// Says which step failed. Before descriptors were placed the gate has the parent's number, afterwards its own.

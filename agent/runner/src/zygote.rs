@@ -199,7 +199,7 @@ impl Zygote {
     }
 
     fn launch(&mut self, id: u64, fds: Vec<OwnedFd>) -> Result<(), String> {
-        let [plan, stdin, stdout, stderr, area, gate, folder, network]: [OwnedFd; 8] =
+        let [plan, stdin, stdout, stderr, area, gate, folder, network, content]: [OwnedFd; 9] =
             fds.try_into().map_err(|_| "descriptors are missing".to_owned())?;
         let bytes = shoal_ipc::read_sealed(&plan, Launch::MAX).map_err(|e| e.to_string())?;
         let launch = Launch::decode(&bytes).map_err(|e| e.to_string())?;
@@ -225,7 +225,8 @@ impl Zygote {
         };
         let walls = child::Walls { filter: &self.filter, host: self.host.as_ref().filter(|_| jailed) };
         let forked = spawn_in(birth.as_ref().map(std::os::fd::AsFd::as_fd), namespaces, || {
-            child::run(&launch, &fds, network, &walls)
+            // Read there and not here: what one container was given is in no other's memory.
+            child::run(&launch, content.as_fd(), &fds, network, &walls)
         })
         .map_err(|e| format!("cannot fork: {e}"))?;
         let pid = forked.pid.as_raw_nonzero().get().cast_unsigned();

@@ -15,7 +15,8 @@ use shoal_protocol::codec;
 use shoal_protocol::envelope::seal_document;
 use shoal_protocol::ids::{Bytes, Digest, Timestamp};
 use shoal_protocol::latest::{
-    Heartbeat, Held, Hello, PodStatus, RefusalCount, Report, Revision, SnapshotRef,
+    EntryKind, Heartbeat, Held, HeldDocument, Hello, Kind, PodStatus, RefusalCount, Report, Revision,
+    SnapshotRef,
 };
 use shoal_protocol::topics::Topic;
 use std::time::{Duration, Instant};
@@ -82,6 +83,15 @@ fn essence(status: &PodStatus) -> PodStatus {
         c.probe_message = None;
     }
     s
+}
+
+fn held_document(d: &shoal_ipc::HeldDocument) -> Option<HeldDocument> {
+    Some(HeldDocument {
+        kind: if d.kind == Kind::Secret.as_str() { EntryKind::Secret } else { EntryKind::Config },
+        name: d.name.parse().ok()?,
+        revision: Revision { sequence: d.sequence, digest: Digest(d.digest.0) },
+        open: d.open,
+    })
 }
 
 impl Daemon {
@@ -277,6 +287,7 @@ impl Daemon {
             order_counter: trust.order_counter,
             report_counter: self.store.counter(),
             snapshot: self.snapshot_ref(),
+            documents: trust.documents.iter().filter_map(held_document).collect(),
         };
         if !self.publish(Topic::Hello, QoS::AtLeastOnce, codec::encode(&hello)) {
             tracing::warn!("the hello could not be queued");

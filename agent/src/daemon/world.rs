@@ -54,7 +54,11 @@ fn waiting(held: &HeldRevision) -> Option<Waiting> {
     if held.startable || held.reason.is_empty() {
         return None;
     }
-    let message = held.reason.parse::<Code>().map_or_else(|_| held.reason.clone(), |c| c.hint().to_owned());
+    let message = if held.detail.is_empty() {
+        held.reason.parse::<Code>().map_or_else(|_| held.reason.clone(), |c| c.hint().to_owned())
+    } else {
+        held.detail.clone()
+    };
     Some(Waiting { code: held.reason.clone(), message, until: None })
 }
 

@@ -3,12 +3,14 @@
 mod apply;
 mod devices;
 mod run;
+mod secret;
 mod setup;
 mod trust;
 
 pub(crate) use apply::{Apply, Diff, Source};
 pub(crate) use devices::{Approve, Decommission, Deny, Provision};
 pub(crate) use run::{Keeper, Run};
+pub(crate) use secret::{Secret, SecretGrant, SecretSet};
 pub(crate) use setup::{ImageCommand, ImageImport, Login, Token, TokenCreate};
 pub(crate) use trust::{
     Ceremony, Keys, TrustCommand, TrustGrant, TrustInit, TrustRevoke, TrustRotate, TrustShow, TrustSign,
@@ -73,7 +75,7 @@ pub(crate) enum Command {
     /// Import, list, inspect and pin images.
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Sign a deployment and publish it.
+    /// Sign deployments and configs and publish them.
     Apply(Apply),
     /// Show what a file would change, without signing anything.
     Diff(Diff),
@@ -82,15 +84,18 @@ pub(crate) enum Command {
     /// Tidies up after `run`; started by it only.
     #[command(hide = true)]
     RunKeeper(Keeper),
-    /// List devices, deployments or pods.
+    /// List devices, deployments, pods, configs or secrets.
     Get(Get),
-    /// Show all about one device, deployment or pod.
+    /// Show all about one device, deployment, pod, config or secret.
     Describe(Describe),
     /// Print a deployment's log.
     Logs(Logs),
-    /// End a deployment on all devices.
+    /// End a deployment, config or secret on all devices.
     #[command(subcommand)]
     Delete(Delete),
+    /// Seal secrets, give them new values, and grant them to devices.
+    #[command(subcommand)]
+    Secret(Secret),
     /// Make and list the join files that let devices enrol.
     #[command(subcommand)]
     Token(Token),
@@ -146,6 +151,12 @@ pub(crate) enum Resource {
     /// Each deployment on each device.
     #[value(alias = "pod")]
     Pods,
+    /// Configs.
+    #[value(aliases = ["config", "configmaps", "configmap", "cm"])]
+    Configs,
+    /// Secrets; never what is in them.
+    #[value(alias = "secret")]
+    Secrets,
     /// What devices refused.
     #[value(alias = "refusal")]
     Refusals,
@@ -194,6 +205,12 @@ pub(crate) enum Thing {
     /// One deployment's pods, container by container.
     #[value(alias = "pods")]
     Pod,
+    /// One config, with its values.
+    #[value(aliases = ["configs", "configmap", "cm"])]
+    Config,
+    /// One secret: its keys, for whom it is, and who has a grant; never a value.
+    #[value(alias = "secrets")]
+    Secret,
 }
 
 #[derive(Debug, Args)]
@@ -281,17 +298,25 @@ pub(crate) struct Audit {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Delete {
     /// Sign the next snapshot with this deployment removed: devices stop what they run of it.
-    Deployment {
-        /// The deployment.
-        name: Name,
-        #[command(flatten)]
-        signing: Signing,
-        /// Do not ask.
-        #[arg(short = 'y', long)]
-        yes: bool,
-        #[command(flatten)]
-        output: Output,
-    },
+    Deployment(DeleteArgs),
+    /// Sign the next snapshot with this config removed: devices forget it, and what needs it starts no more.
+    #[command(visible_alias = "configmap")]
+    Config(DeleteArgs),
+    /// Sign the next snapshot with this secret removed: devices forget it, and what needs it starts no more.
+    Secret(DeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Its name.
+    pub(crate) name: Name,
+    #[command(flatten)]
+    pub(crate) signing: Signing,
+    /// Do not ask.
+    #[arg(short = 'y', long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,12 +2,14 @@
 
 use crate::error::{CliError, Result};
 use crate::images::Pinned;
+use crate::manifest::config::{NEWEST, is_plain};
 use crate::manifest::{ContainerDraft, Draft, ProbeActionDraft, ProbeDraft};
 use shoal_image::{FileEntry, Overrides, Resolved};
 use shoal_protocol::Code;
-use shoal_protocol::ids::{FleetId, Timestamp};
+use shoal_protocol::ids::{FleetId, Name, Timestamp};
 use shoal_protocol::latest::{
-    Container, Deployment, EnvVar, File, Hook, Image, Network, PodTemplate, Probe, ProbeAction,
+    Container, Deployment, DocumentRef, EntryKind, EnvFrom, EnvSource, EnvVar, File, Hook, Image, Network,
+    PodTemplate, Probe, ProbeAction, Revision, VolumeSource,
 };
 use std::collections::BTreeMap;
 
@@ -58,10 +60,11 @@ fn file(entry: &FileEntry) -> File {
 fn container(c: &ContainerDraft, pinned: &Pinned, pod: &PodTemplate) -> Result<Container> {
     let what = format!("container {} ({})", c.name, c.image);
     let given = |list: &[String]| Some(list.to_vec()).filter(|l| !l.is_empty());
-    let mut env: Vec<(String, String)> = c.env.iter().map(|e| (e.name.clone(), e.value.clone())).collect();
+    let plain = c.env.iter().filter(|e| is_plain(e));
+    let mut env: Vec<(String, String)> = plain.map(|e| (e.name.clone(), e.value.clone())).collect();
     // WASI has no gethostname: as other runtimes do, the name stands in the environment.
     if let Some(hostname) = &pod.hostname
-        && env.iter().all(|(name, _)| name != "HOSTNAME")
+        && c.env.iter().all(|e| e.name != "HOSTNAME")
     {
         env.push(("HOSTNAME".to_owned(), hostname.clone()));
     }
@@ -107,7 +110,13 @@ fn container(c: &ContainerDraft, pinned: &Pinned, pod: &PodTemplate) -> Result<C
         resources: c.resources.clone(),
         readonly_rootfs: c.readonly_rootfs,
         engine: c.engine,
-        env: env.into_iter().map(|(name, value)| EnvVar { name, value }).collect(),
+        env: env
+            .into_iter()
+            .filter(|(name, _)| !c.env.iter().any(|e| e.name == *name && !is_plain(e)))
+            .map(|(name, value)| EnvVar::plain(name, value))
+            .chain(c.env.iter().filter(|e| !is_plain(e)).cloned())
+            .collect(),
+        env_from: c.env_from.clone(),
         mounts: c.mounts.clone(),
         restart_policy: c.restart_policy,
         liveness_probe: probe(&c.liveness)?,
@@ -186,6 +195,42 @@ fn entry(
     let r =
         shoal_image::resolve(&pinned.image, &overrides).map_err(|e| crate::images::image_error(what, e))?;
     Ok((r.module, r.argv))
+}
+
+/// Every reference to a config or secret, to be changed.
+fn references(pod: &mut PodTemplate) -> impl Iterator<Item = (EntryKind, &mut DocumentRef)> {
+    let volumes = pod.volumes.iter_mut().filter_map(|v| match &mut v.source {
+        VolumeSource::Config { document, .. } => Some((EntryKind::Config, document)),
+        VolumeSource::Secret { document, .. } => Some((EntryKind::Secret, document)),
+        _ => None,
+    });
+    let variables = pod.containers.iter_mut().chain(&mut pod.init_containers).flat_map(|c| {
+        let one = c.env.iter_mut().filter_map(|e| e.from.as_mut()).map(|from| match from {
+            EnvSource::Config { document, .. } => (EntryKind::Config, document),
+            EnvSource::Secret { document, .. } => (EntryKind::Secret, document),
+        });
+        one.chain(c.env_from.iter_mut().map(|from| match from {
+            EnvFrom::Config { document, .. } => (EntryKind::Config, document),
+            EnvFrom::Secret { document, .. } => (EntryKind::Secret, document),
+        }))
+    });
+    volumes.chain(variables)
+}
+
+/// Puts the newest revision in place of each `pin: true`.
+pub(crate) fn pin(d: &mut Deployment, newest: &dyn Fn(EntryKind, &Name) -> Option<Revision>) -> Result<()> {
+    for (kind, reference) in references(&mut d.template).filter(|(_, r)| r.pin == Some(NEWEST)) {
+        let revision = newest(kind, &reference.name).ok_or_else(|| {
+            let word = if kind == EntryKind::Secret { "secret" } else { "config" };
+            CliError::usage(format!(
+                "{}: {word} {} is to be pinned, and none is published",
+                d.name, reference.name
+            ))
+            .hint("put the ConfigMap into the same file, publish it before, or leave `pin` out")
+        })?;
+        reference.pin = Some(revision);
+    }
+    Ok(())
 }
 
 /// Whether two revisions differ in anything that devices act on.

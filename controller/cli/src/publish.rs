@@ -13,8 +13,8 @@ use shoal_controller_core::api;
 use shoal_protocol::Signer;
 use shoal_protocol::envelope::seal_document;
 use shoal_protocol::ids::{Digest, Name, Timestamp};
-use shoal_protocol::latest::{Document, Entry, EntryKind, Kind, Role, RoleName, Root, Snapshot};
-use shoal_protocol::verify::{Expect, Verdict, verify};
+use shoal_protocol::latest::{Document, Entry, EntryKind, Grant, Kind, Role, RoleName, Root, Snapshot};
+use shoal_protocol::verify::{Expect, verify};
 
 /// How long a snapshot counts, seconds.
 pub(crate) const SNAPSHOT_LIFETIME: u64 = 90 * 86_400;
@@ -80,6 +80,26 @@ impl Keyring {
         Err(CliError::refused("role_scope", format!("none of your keys may sign as {what}: {wanted}"))
             .details(vec![format!("your keys: {}", own.join(", "))])
             .hint("use another key with --key, or ask the holders of the root keys for a new root"))
+    }
+
+    /// Signs a grant of a secret: one key of a role that may sign the secret is enough, whatever the threshold.
+    pub(crate) fn seal_grant(&self, root: &Root, grant: &Grant) -> Result<Vec<u8>> {
+        let may = |r: &&Role| r.name == RoleName::Deployment && grant.name.as_str().starts_with(&r.prefix);
+        let key = root
+            .roles
+            .iter()
+            .filter(may)
+            .find_map(|r| self.keys.iter().find(|k| r.keys.contains(&k.public())));
+        match key {
+            Some(key) => {
+                key.unlock()?;
+                seal(grant, &[key as &dyn Signer]).map(|(envelope, _)| envelope)
+            }
+            None => Err(CliError::refused(
+                "role_scope",
+                format!("none of your keys may grant the secret {}", grant.name),
+            )),
+        }
     }
 
     /// Signs a document in a role and checks it as any other side would.
@@ -166,6 +186,7 @@ pub(crate) const ATTEMPTS: usize = 4;
 /// A signed document on its way.
 #[derive(Debug, Clone)]
 pub(crate) struct Sealed {
+    pub(crate) kind: Kind,
     pub(crate) envelope: Vec<u8>,
     pub(crate) digest: Digest,
 }
@@ -199,8 +220,8 @@ pub(crate) fn publish(
         .map_err(|r| refusal("the next snapshot", &r))?;
     after.advance(&verdict);
     for d in documents {
-        let verdict = verify(&d.envelope, &after, time, Expect::Only(Kind::Deployment))
-            .map_err(|r| refusal("the deployment", &r))?;
+        let verdict = verify(&d.envelope, &after, time, Expect::Only(d.kind))
+            .map_err(|r| refusal(&format!("the {}", d.kind.as_str()), &r))?;
         after.advance(&verdict);
     }
     let body = api::PostSnapshot {
@@ -217,20 +238,19 @@ pub(crate) fn publish(
     Ok(accepted)
 }
 
-/// Checks a draft of a deployment before anybody is asked to sign it, as if it were listed already.
-pub(crate) fn precheck(
+/// Signs a draft of a deployment, config or secret and checks it before anybody is asked, as if it were listed already.
+pub(crate) fn precheck<T: Document>(
     trust: &Trust,
     ring: &Keyring,
     name: &Name,
-    deployment: &shoal_protocol::latest::Deployment,
+    document: &T,
 ) -> Result<Sealed> {
-    let (envelope, digest) = ring.seal(trust.root()?, RoleName::Deployment, name.as_str(), deployment)?;
+    let (envelope, digest) = ring.seal(trust.root()?, RoleName::Deployment, name.as_str(), document)?;
     let mut alone = trust.state.clone();
     alone.snapshot = None;
-    match verify(&envelope, &alone, now(), Expect::Only(Kind::Deployment)) {
-        Ok(Verdict::Deployment(_)) => Ok(Sealed { envelope, digest }),
-        Ok(_) => Err(CliError::failure("the signed deployment is none")),
-        Err(r) => Err(refusal(&format!("deployment {name}"), &r)),
+    match verify(&envelope, &alone, now(), Expect::Only(T::KIND)) {
+        Ok(_) => Ok(Sealed { kind: T::KIND, envelope, digest }),
+        Err(r) => Err(refusal(&format!("{} {name}", T::KIND.as_str()), &r)),
     }
 }
 
@@ -248,6 +268,16 @@ pub(crate) fn entry(before: Option<&Entry>, name: &Name, newest: shoal_protocol:
         stable: live.map(|b| b.newest),
         removal: None,
     }
+}
+
+/// The entry of a config's or secret's new revision. No wave holds it back, so there is no stable one.
+pub(crate) fn plain_entry(
+    kind: EntryKind,
+    before: Option<&Entry>,
+    name: &Name,
+    newest: shoal_protocol::latest::Revision,
+) -> Entry {
+    Entry { kind, stable: None, ..entry(before, name, newest) }
 }
 
 /// Whether an error is the controller's «somebody else was first».

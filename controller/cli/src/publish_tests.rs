@@ -15,7 +15,7 @@ fn draft(pod: &str, container: &str) -> Draft {
     let text = format!(
         "apiVersion: shoal/v1\nkind: Deployment\nmetadata: {{name: app}}\nspec:\n  selector: {{}}\n  template:\n    spec:\n      {pod}\n      containers:\n        - name: main\n          image: app:1\n          {container}\n"
     );
-    file::parse("app.yaml", &text).unwrap().0.remove(0)
+    file::parse("app.yaml", &text).unwrap().0.deployments.remove(0)
 }
 
 fn pinned(home: &Home, module: &[u8]) -> BTreeMap<String, Pinned> {

@@ -7,8 +7,8 @@ use serde::Serialize;
 use shoal_image::{Capability, ModuleFacts};
 use shoal_protocol::ids::Digest;
 use shoal_protocol::latest::{
-    Activation, Container, Deployment, Engine, LogConsent, Network, Operator, ProbeAction, Resources,
-    RestartPolicy, Selector, VolumeSource,
+    Activation, Container, Deployment, DocumentRef, Engine, EntryKind, KeyFile, LogConsent, Network,
+    Operator, ProbeAction, Resources, RestartPolicy, Selector, VolumeSource,
 };
 use std::collections::BTreeMap;
 
@@ -96,6 +96,12 @@ pub(crate) fn facts(d: &Deployment, modules: &BTreeMap<Digest, ModuleFacts>) -> 
             }
             VolumeSource::HostPath { path } => format!("the device's folder {path}"),
             VolumeSource::Persistent { .. } => "kept on the device".to_owned(),
+            VolumeSource::Config { document, mode, items } => {
+                format!("files of config {}", files(document, *mode, items))
+            }
+            VolumeSource::Secret { document, mode, items } => {
+                format!("files of secret {}", files(document, *mode, items))
+            }
         };
         put(format!("pod.volume.{}", v.name), source);
     }
@@ -162,7 +168,20 @@ fn container(c: &Container, modules: &BTreeMap<Digest, ModuleFacts>) -> Vec<(Str
         out.push(("files".to_owned(), names.join(", ")));
     }
     out.extend(resources(&c.resources).into_iter().map(|(k, v)| (format!("limits.{k}"), v)));
-    out.extend(c.env.iter().map(|e| (format!("env.{}", e.name), e.value.clone())));
+    out.extend(c.env.iter().map(|e| {
+        let value = e.from.as_ref().map_or_else(
+            || e.value.clone(),
+            |from| {
+                let (kind, document, key) = from.parts();
+                format!("{key} of {}", referred(kind, document))
+            },
+        );
+        (format!("env.{}", e.name), value)
+    }));
+    out.extend(c.env_from.iter().map(|from| {
+        let (kind, document, prefix) = from.parts();
+        (format!("env.{prefix}*"), format!("all of {}", referred(kind, document)))
+    }));
     out.extend(c.mounts.iter().map(|m| {
         let mode = if m.read_only { "read only" } else { "read and write" };
         (format!("mount.{}", m.path), format!("volume {}, {mode}", m.volume))
@@ -210,6 +229,31 @@ fn container(c: &Container, modules: &BTreeMap<Digest, ModuleFacts>) -> Vec<(Str
     }));
     out.extend(c.capabilities.iter().map(|k| (format!("capability.{k}"), "asked for".to_owned())));
     out
+}
+
+/// A config or secret, and which revision of it.
+fn referred(kind: EntryKind, d: &DocumentRef) -> String {
+    format!("{} {}", if kind == EntryKind::Secret { "secret" } else { "config" }, which(d))
+}
+
+fn which(d: &DocumentRef) -> String {
+    let revision = match d.pin {
+        Some(r) => format!("revision {} ({})", r.sequence, short(&r.digest)),
+        None => "the newest at each start".to_owned(),
+    };
+    format!("{}, {revision}{}", d.name, if d.optional { ", if there is one" } else { "" })
+}
+
+fn files(d: &DocumentRef, mode: u64, items: &[KeyFile]) -> String {
+    let items: Vec<String> = items
+        .iter()
+        .map(|i| match i.mode {
+            Some(m) => format!("{} as {} ({m:o})", i.key, i.path),
+            None => format!("{} as {}", i.key, i.path),
+        })
+        .collect();
+    let items = if items.is_empty() { String::new() } else { format!(": {}", items.join(", ")) };
+    format!("{}, mode {mode:o}{items}", which(d))
 }
 
 fn may(c: Capability) -> &'static str {

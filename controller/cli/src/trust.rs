@@ -10,7 +10,7 @@ use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::{Digest, Name, Timestamp};
 use shoal_protocol::latest::{Deployment, Entry, EntryKind, Key, Kind, Liveness, Root, Snapshot};
 use shoal_protocol::verify::{
-    Anchor, Expect, Known, Standing, TrustState, Verdict, Verified, Viewpoint, verify,
+    Anchor, Expect, FromVerdict, Known, Standing, TrustState, Verdict, Verified, Viewpoint, verify,
 };
 use shoal_protocol::{Code, Refusal};
 use std::path::{Path, PathBuf};
@@ -167,10 +167,21 @@ impl Trust {
     }
     /// What the newest snapshot says of a deployment.
     pub(crate) fn entry(&self, name: &Name) -> Option<&Entry> {
-        let known = self.snapshot()?;
-        known.document.entries.iter().find(|e| e.kind == EntryKind::Deployment && e.name == *name)
+        self.entry_of(EntryKind::Deployment, name)
+    }
+    /// What the newest snapshot says of a name.
+    pub(crate) fn entry_of(&self, kind: EntryKind, name: &Name) -> Option<&Entry> {
+        self.snapshot()?.document.entries.iter().find(|e| e.kind == kind && e.name == *name)
+    }
+    /// All that the newest snapshot says of a kind.
+    pub(crate) fn entries(&self, kind: EntryKind) -> impl Iterator<Item = &Entry> {
+        self.snapshot().into_iter().flat_map(|k| &k.document.entries).filter(move |e| e.kind == kind)
     }
 
+    /// Where this fleet's state is kept.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.dir
+    }
     fn root_path(&self, version: u64) -> PathBuf {
         self.dir.join(format!("root-{version}.cose"))
     }
@@ -238,13 +249,23 @@ impl Trust {
         self.save(&bytes.0)
     }
 
-    /// A listed document, from own state or from the controller, verified and with exactly this digest.
+    /// A listed deployment, verified and with exactly this digest.
     pub(crate) fn deployment(
         &mut self,
         client: &Client,
         name: &Name,
         digest: &Digest,
     ) -> Result<Verified<Deployment>> {
+        self.listed(client, name, digest)
+    }
+
+    /// A listed document, from own state or from the controller, verified and with exactly this digest.
+    pub(crate) fn listed<T: FromVerdict>(
+        &mut self,
+        client: &Client,
+        name: &Name,
+        digest: &Digest,
+    ) -> Result<Verified<T>> {
         let untrusted = |why: String| {
             CliError::refused(
                 Code::BaseUntrusted.as_str(),
@@ -258,16 +279,16 @@ impl Trust {
         let bytes = if let Some(bytes) = own {
             bytes
         } else {
-            let cap = Kind::Deployment.size_cap() as u64;
+            let cap = T::KIND.size_cap() as u64;
             client.get_bytes(&format!("/v1/documents/{digest}"), &format!("the document {digest}"), cap)?
         };
-        let verdict = self.verify_then(&bytes, Kind::Deployment).map_err(|r| untrusted(r.to_string()))?;
+        let verdict = self.verify_then(&bytes, T::KIND).map_err(|r| untrusted(r.to_string()))?;
         if verdict.identity() != *digest {
             return Err(untrusted(format!("expected {digest}, got {}", verdict.identity())));
         }
         self.state.advance(&verdict);
-        let Verdict::Deployment(verified) = verdict else {
-            return Err(untrusted("it is no deployment".to_owned()));
+        let Some(verified) = T::from_verdict(verdict) else {
+            return Err(untrusted(format!("it is no {}", T::KIND.as_str())));
         };
         if !is_own {
             self.save_document(digest, &bytes)?;

@@ -51,6 +51,8 @@ pub mod action {
     pub const SNAPSHOT: &str = "snapshot";
     /// A document came up with a snapshot.
     pub const DOCUMENT: &str = "document";
+    /// A device was granted a secret.
+    pub const GRANT: &str = "grant";
     /// A join token was registered.
     pub const TOKEN: &str = "token";
     /// A device enrolled.

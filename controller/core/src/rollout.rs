@@ -241,6 +241,7 @@ pub(crate) mod tests {
             stdin: false,
             post_start: None,
             pre_stop: None,
+            env_from: Vec::new(),
         };
         let template = wire::PodTemplate {
             runtime_class: wire::RuntimeClass::Wasm,

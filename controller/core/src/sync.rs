@@ -16,6 +16,8 @@ pub struct Holds {
     pub snapshot: Option<SnapshotRef>,
     /// Revisions by identity.
     pub documents: BTreeMap<Digest, Name>,
+    /// Configs and secrets by identity, and whether it can read them.
+    pub inputs: BTreeMap<Digest, bool>,
     /// Sequence of its own record; 0 when not known.
     pub record: u64,
 }
@@ -26,9 +28,19 @@ impl From<&Hello> for Holds {
             root_version: hello.root_version,
             snapshot: hello.snapshot,
             documents: hello.held.iter().map(|h| (h.revision.digest, h.name.clone())).collect(),
+            inputs: hello.documents.iter().map(|d| (d.revision.digest, d.open)).collect(),
             record: 0,
         }
     }
+}
+
+/// A config or secret that a device shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Input {
+    /// Its identity.
+    pub digest: Digest,
+    /// Whether a grant for this device is here.
+    pub granted: bool,
 }
 
 /// What the fleet has for one device.
@@ -42,6 +54,8 @@ pub struct Wants<'a> {
     pub snapshot: Option<SnapshotRef>,
     /// For each live deployment that concerns it, what it shall have.
     pub documents: Vec<(&'a Name, Revision)>,
+    /// What those refer to.
+    pub inputs: Vec<Input>,
 }
 
 /// One message to the device.
@@ -55,6 +69,10 @@ pub enum Send {
     Snapshot,
     /// The document of this identity.
     Document(Digest),
+    /// The config or secret of this identity.
+    Input(Digest),
+    /// The device's grant of the secret of this identity.
+    Grant(Digest),
 }
 
 /// Which revision of one deployment a device shall have: the newest once its wave is open, else the stable one. A
@@ -103,6 +121,19 @@ pub fn bring_up_to_date(holds: &mut Holds, wants: &Wants<'_>) -> Vec<Send> {
             out.push(Send::Document(revision.digest));
         }
     }
+    // After what refers to them, or a device would have no use for them.
+    for input in &wants.inputs {
+        let open = holds.inputs.get(&input.digest).copied();
+        if open.is_none() {
+            out.push(Send::Input(input.digest));
+        }
+        if input.granted && open != Some(true) {
+            out.push(Send::Grant(input.digest));
+        }
+        holds.inputs.insert(input.digest, input.granted || open == Some(true));
+    }
+    // A device forgets what it has no use for any more.
+    holds.inputs.retain(|digest, _| wants.inputs.iter().any(|i| i.digest == *digest));
     out
 }
 
@@ -161,7 +192,13 @@ mod tests {
     fn roots_come_first_and_in_order_and_nothing_is_sent_twice() {
         let name = "app".parse().unwrap();
         let snapshot = Some(SnapshotRef { version: 7, digest: Digest::of(b"s") });
-        let wants = Wants { root_version: 3, record: 1, snapshot, documents: vec![(&name, revision(2))] };
+        let wants = Wants {
+            root_version: 3,
+            record: 1,
+            snapshot,
+            documents: vec![(&name, revision(2))],
+            inputs: Vec::new(),
+        };
         let mut holds = Holds { root_version: 1, ..Holds::default() };
         let sent = bring_up_to_date(&mut holds, &wants);
         assert_eq!(
@@ -172,8 +209,29 @@ mod tests {
     }
 
     #[test]
+    fn a_config_follows_what_refers_to_it_and_a_grant_its_secret_whenever_it_comes() {
+        let name = "app".parse().unwrap();
+        let input = |n, granted| Input { digest: revision(n).digest, granted };
+        let wants = |granted| Wants {
+            root_version: 1,
+            record: 0,
+            snapshot: None,
+            documents: vec![(&name, revision(2))],
+            inputs: vec![input(7, false), input(8, granted), input(8, granted)],
+        };
+        let digest = |n| revision(n).digest;
+        let mut holds = Holds { root_version: 1, ..Holds::default() };
+        let sent = bring_up_to_date(&mut holds, &wants(false));
+        assert_eq!(sent, [Send::Document(digest(2)), Send::Input(digest(7)), Send::Input(digest(8))]);
+        assert_eq!(bring_up_to_date(&mut holds, &wants(false)), []);
+        assert_eq!(bring_up_to_date(&mut holds, &wants(true)), [Send::Grant(digest(8))]);
+        assert_eq!(bring_up_to_date(&mut holds, &wants(true)), []);
+    }
+
+    #[test]
     fn s26_a_device_that_is_ahead_is_not_sent_the_past() {
-        let wants = Wants { root_version: 1, record: 0, snapshot: None, documents: Vec::new() };
+        let wants =
+            Wants { root_version: 1, record: 0, snapshot: None, documents: Vec::new(), inputs: Vec::new() };
         let mut holds = Holds { root_version: 4, ..Holds::default() };
         assert_eq!(bring_up_to_date(&mut holds, &wants), []);
         assert_eq!(holds.root_version, 4);

@@ -63,13 +63,44 @@ pub(super) async fn document(
     Path(digest): Path<String>,
 ) -> Result<Response, Problem> {
     let digest: Digest = parse(&digest)?;
-    let listed = app.fleet().documents.get(&digest).map(|d| d.envelope.clone());
+    let listed = {
+        let fleet = app.fleet();
+        let deployment = fleet.documents.get(&digest).map(|d| d.envelope.clone());
+        deployment.or_else(|| fleet.inputs.get(&digest).map(|i| i.envelope.clone()))
+    };
     let envelope = match listed {
         Some(envelope) => Some(envelope),
         None => app.store.document(digest).await?.map(Bytes::from),
     };
     let envelope = envelope.ok_or_else(|| Problem::not_found(format_args!("document {digest}")))?;
     Ok(([(CONTENT_TYPE, "application/octet-stream")], envelope).into_response())
+}
+
+pub(super) async fn post_grants(_: Operator, State(app): Shared, body: Body) -> Answer<api::GrantsAccepted> {
+    let post: api::PostGrants = read_json(body, LARGE).await?;
+    Ok(Json(api::GrantsAccepted { devices: app.accept_grants(post.grants).await? }))
+}
+
+pub(super) async fn grants(
+    _: Operator,
+    State(app): Shared,
+    Path(secret): Path<String>,
+) -> Answer<api::GrantList> {
+    let secret: Digest = parse(&secret)?;
+    let devices = app.fleet().grants.get(&secret).map(|all| all.keys().cloned().collect());
+    Ok(Json(api::GrantList { devices: devices.unwrap_or_default() }))
+}
+
+pub(super) async fn records(_: Operator, State(app): Shared) -> Answer<api::RecordList> {
+    let tokens = app.store.device_tokens().await?;
+    let fleet = app.fleet();
+    let live = fleet.devices.iter().filter(|(_, d)| !d.file.revoked);
+    let records = live.map(|(id, d)| api::SignedRecord {
+        device: id.clone(),
+        record: api::Base64(d.record.to_vec()),
+        token: tokens.get(id.as_str()).cloned().map(api::Base64),
+    });
+    Ok(Json(api::RecordList { records: records.collect() }))
 }
 
 pub(super) async fn plan(_: Operator, State(app): Shared, body: Body) -> Answer<api::Plan> {

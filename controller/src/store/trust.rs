@@ -3,7 +3,8 @@
 use super::{Result, Store, audit, digest, int, uint};
 use rusqlite::OptionalExtension as _;
 use shoal_controller_core::audit::Event;
-use shoal_protocol::ids::{Digest, Timestamp};
+use shoal_protocol::ids::{DeviceId, Digest, Timestamp};
+use std::collections::BTreeMap;
 
 /// A snapshot to keep.
 #[derive(Debug, Clone)]
@@ -14,7 +15,7 @@ pub(crate) struct SnapshotRow {
     pub(crate) envelope: Vec<u8>,
 }
 
-/// A deployment to keep.
+/// A deployment, config or secret to keep.
 #[derive(Debug, Clone)]
 pub(crate) struct DocumentRow {
     pub(crate) digest: Digest,
@@ -125,6 +126,58 @@ impl Store {
                 r.get(0)
             })
             .optional()
+        })
+        .await
+    }
+
+    /// Keeps grants, each in the place of the one before of the same secret and device.
+    pub(crate) async fn add_grants(
+        &self,
+        grants: Vec<(Digest, DeviceId, Vec<u8>)>,
+        events: Vec<Event>,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.call("keep grants", move |t| {
+            let mut insert = t.prepare("INSERT OR REPLACE INTO grants VALUES (?1, ?2, ?3)")?;
+            for (secret, device, envelope) in grants {
+                insert.execute((secret.0.as_slice(), device.as_str(), envelope))?;
+            }
+            audit::append(t, events, now)
+        })
+        .await
+    }
+
+    /// All grants: secret, device, envelope.
+    pub(crate) async fn grants(&self) -> Result<Vec<(Digest, String, Vec<u8>)>> {
+        self.call("read the grants", |t| {
+            t.prepare("SELECT secret, device, envelope FROM grants")?
+                .query_map((), |r| {
+                    let secret: Vec<u8> = r.get(0)?;
+                    Ok((digest(&secret)?, r.get(1)?, r.get(2)?))
+                })?
+                .collect()
+        })
+        .await
+    }
+
+    /// Forgets configs, secrets and grants of secrets that nothing wants any more.
+    pub(crate) async fn forget_inputs(&self, gone: Vec<Digest>) -> Result<()> {
+        self.call("forget configs and secrets", move |t| {
+            for digest in gone {
+                t.execute("DELETE FROM grants WHERE secret = ?1", [digest.0.as_slice()])?;
+                t.execute("DELETE FROM documents WHERE digest = ?1", [digest.0.as_slice()])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// By device, the envelope of the token that it enrolled by.
+    pub(crate) async fn device_tokens(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        self.call("read the devices' tokens", |t| {
+            t.prepare("SELECT devices.id, tokens.envelope FROM devices JOIN tokens ON tokens.digest = devices.token")?
+                .query_map((), |r| Ok((r.get(0)?, r.get(1)?)))?
+                .collect()
         })
         .await
     }

@@ -321,6 +321,7 @@ impl Operator {
             stdin: false,
             post_start: None,
             pre_stop: None,
+            env_from: Vec::new(),
         };
         let template = wire::PodTemplate {
             runtime_class: wire::RuntimeClass::Wasm,
@@ -611,6 +612,7 @@ impl Device {
             order_counter: 0,
             report_counter: 0,
             snapshot: None,
+            documents: Vec::new(),
         }
     }
 

@@ -51,6 +51,7 @@ fn ticket(number: usize, case: &Case, interpreter: bool) -> Ticket {
         probes: Vec::new(),
         post_start: None,
         pre_stop: None,
+        private_env: Vec::new(),
         stdin: false,
         init: false,
         devices: Vec::new(),

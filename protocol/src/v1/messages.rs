@@ -1,6 +1,6 @@
 //! What crosses the wire unsigned: worth timing, never trust. And the join file, which never crosses it.
 
-use super::{Minima, Revision, SnapshotRef, System};
+use super::{EntryKind, Minima, Revision, SnapshotRef, System};
 use crate::ids::{Bytes, DeviceId, FleetId, Name};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,19 @@ pub struct Held {
     pub name: Name,
     /// Which revision.
     pub revision: Revision,
+}
+
+/// A config or secret that a device holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldDocument {
+    /// Config or secret.
+    pub kind: EntryKind,
+    /// Its name.
+    pub name: Name,
+    /// Which revision.
+    pub revision: Revision,
+    /// Whether it can be read here: a secret's grant is there.
+    pub open: bool,
 }
 
 /// `up/hello`: what a device holds; the controller answers with what differs.
@@ -29,6 +42,9 @@ pub struct Hello {
     /// The snapshot that it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotRef>,
+    /// Configs and secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub documents: Vec<HeldDocument>,
 }
 
 /// `up/heartbeat`: still here.

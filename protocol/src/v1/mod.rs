@@ -5,12 +5,14 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
+mod config;
 mod deployment;
 mod device;
 mod fleet;
 mod messages;
 mod pod;
 
+pub use config::*;
 pub use deployment::*;
 pub use device::*;
 pub use fleet::*;
@@ -36,19 +38,21 @@ pub enum Kind {
     Report,
     /// What supervise saw, signed by admit.
     Fact,
-    /// Reserved: configuration in clear.
+    /// Configuration in clear.
     Config,
-    /// Reserved: a sealed value.
+    /// Sealed values.
     Secret,
     /// Reserved: an agent or engine update.
     Release,
     /// Reserved: the end of a name.
     Removal,
+    /// One device's key to one secret.
+    Grant,
 }
 
 impl Kind {
     /// All kinds, built and reserved.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Root,
         Self::Snapshot,
         Self::Deployment,
@@ -61,6 +65,7 @@ impl Kind {
         Self::Secret,
         Self::Release,
         Self::Removal,
+        Self::Grant,
     ];
 
     /// The word in the content type.
@@ -78,12 +83,13 @@ impl Kind {
             Self::Secret => "secret",
             Self::Release => "release",
             Self::Removal => "removal",
+            Self::Grant => "grant",
         }
     }
 
     /// Whether only the name exists so far.
     pub fn is_reserved(self) -> bool {
-        matches!(self, Self::Config | Self::Secret | Self::Release | Self::Removal)
+        matches!(self, Self::Release | Self::Removal)
     }
 
     /// The most bytes that an envelope of this kind may have.
@@ -91,10 +97,10 @@ impl Kind {
         match self {
             Self::Root => 64 << 10,
             Self::Snapshot => 512 << 10,
-            Self::Deployment => 60 << 10,
+            Self::Deployment | Self::Config | Self::Secret => 60 << 10,
             Self::Report => 256 << 10,
             Self::Device | Self::Token | Self::Order => 8 << 10,
-            Self::Fact | Self::Config | Self::Secret | Self::Release | Self::Removal => 4 << 10,
+            Self::Fact | Self::Grant | Self::Release | Self::Removal => 4 << 10,
         }
     }
 }
@@ -113,5 +119,5 @@ macro_rules! documents {
 
 documents! {
     Root: Root, Snapshot: Snapshot, Deployment: Deployment, DeviceRecord: Device, Token: Token, Order: Order,
-    Report: Report, Fact: Fact
+    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant
 }

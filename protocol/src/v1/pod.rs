@@ -1,5 +1,6 @@
 //! The pod template: containers, limits, mounts and grants, with every image pinned to its bytes.
 
+use super::{DocumentRef, EntryKind, EnvFrom, EnvSource, KeyFile};
 use crate::ids::{Digest, Name};
 use crate::text_map::TextMap;
 use serde::{Deserialize, Serialize};
@@ -82,8 +83,18 @@ pub struct Image {
 pub struct EnvVar {
     /// The name, without `=`.
     pub name: String,
-    /// The value.
+    /// The value; empty when it comes from elsewhere.
     pub value: String,
+    /// A config's or secret's entry in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<EnvSource>,
+}
+
+impl EnvVar {
+    /// A variable with this value.
+    pub fn plain(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { name: name.into(), value: value.into(), from: None }
+    }
 }
 
 /// Where a volume comes from.
@@ -106,6 +117,37 @@ pub enum VolumeSource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         size_limit: Option<u64>,
     },
+    /// Files from a config, read-only, as they are when the container starts.
+    Config {
+        /// Which.
+        document: DocumentRef,
+        /// Permission bits of the files.
+        mode: u64,
+        /// The entries that become files; empty is all of them, by their keys.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        items: Vec<KeyFile>,
+    },
+    /// Files from a secret, likewise.
+    Secret {
+        /// Which.
+        document: DocumentRef,
+        /// Permission bits of the files.
+        mode: u64,
+        /// The entries that become files; empty is all of them, by their keys.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        items: Vec<KeyFile>,
+    },
+}
+
+impl VolumeSource {
+    /// The document that its files come from, and which of its entries become files of which mode.
+    pub fn files(&self) -> Option<(EntryKind, &DocumentRef, u64, &[KeyFile])> {
+        match self {
+            Self::Config { document, mode, items } => Some((EntryKind::Config, document, *mode, items)),
+            Self::Secret { document, mode, items } => Some((EntryKind::Secret, document, *mode, items)),
+            Self::EmptyDir { .. } | Self::HostPath { .. } | Self::Persistent { .. } => None,
+        }
+    }
 }
 
 /// A folder that containers of the pod can mount.
@@ -322,6 +364,9 @@ pub struct Container {
     /// Runs before the container is asked to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre_stop: Option<Hook>,
+    /// All entries of documents as variables, where `env` names none of that name; later ones win.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_from: Vec<EnvFrom>,
 }
 
 impl Container {
@@ -400,6 +445,16 @@ impl PodTemplate {
     /// All containers in the order of their numbers: those that run together, then those that come before them.
     pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.containers.iter().chain(&self.init_containers)
+    }
+
+    /// The configs and secrets that it refers to; one may stand several times.
+    pub fn documents(&self) -> impl Iterator<Item = (EntryKind, &DocumentRef)> {
+        let volumes = self.volumes.iter().filter_map(|v| v.source.files()).map(|(kind, d, ..)| (kind, d));
+        let variables = self.all_containers().flat_map(|c| {
+            let one = c.env.iter().filter_map(|e| e.from.as_ref()).map(EnvSource::parts);
+            one.chain(c.env_from.iter().map(EnvFrom::parts)).map(|(kind, d, _)| (kind, d))
+        });
+        volumes.chain(variables)
     }
 
     /// Whether this number is that of a container which comes before the others.

@@ -4,8 +4,9 @@ use super::signatures::of_role;
 use super::snapshot::{entry_of, stable_of};
 use super::target::{Selection, selection};
 use super::{Case, MAX_JUMP, Standing, Verified, refuse, template, time};
+use crate::ids::Name;
 use crate::refusal::{Code, Refusal};
-use crate::v1::{Deployment, Liveness, Revision, Role, RoleName};
+use crate::v1::{Deployment, EntryKind, Liveness, Revision, Role, RoleName};
 
 pub(super) fn verify(case: &Case<'_>) -> Result<Verified<Deployment>, Refusal> {
     let (roles, signers) = of_role(&case.signed, case.anchor()?, RoleName::Deployment)?;
@@ -37,6 +38,15 @@ pub(super) fn verify(case: &Case<'_>) -> Result<Verified<Deployment>, Refusal> {
 fn check_grant(roles: &[&Role], deployment: &Deployment) -> Result<(), Refusal> {
     let mut why = format!("{}: the signers' roles are for other name prefixes", deployment.name);
     for role in roles.iter().filter(|r| deployment.name.as_str().starts_with(&r.prefix)) {
+        // What it refers to it gets to read: a key reads no further than it writes.
+        let foreign =
+            deployment.template.documents().find(|(_, d)| !d.name.as_str().starts_with(&role.prefix));
+        if let Some((_, d)) = foreign {
+            let names = (&deployment.name, &d.name, &role.prefix);
+            why =
+                format!("{}: it refers to {}, and its key's names begin with {}", names.0, names.1, names.2);
+            continue;
+        }
         match role.ceiling.as_ref().and_then(|c| template::beyond(c, &deployment.template)) {
             None => return Ok(()),
             Some(what) => why = format!("{}: beyond the role's ceiling: {what}", deployment.name),
@@ -119,22 +129,38 @@ fn check_snapshot(
     revision: &Revision,
     held: bool,
 ) -> Result<(), Refusal> {
-    let name = &deployment.name;
-    let snapshot = case.state.snapshot.as_ref().map(|s| &*s.document);
-    let entry = snapshot.and_then(|s| entry_of(s, name));
-    if let Some(entry) = entry
-        && snapshot.is_some_and(|s| s.epoch == deployment.epoch)
-        && revision.sequence < entry.floor
-    {
-        return refuse(
+    let Deployment { name, epoch, .. } = deployment;
+    check_floor(case, EntryKind::Deployment, name, *epoch, revision)?;
+    if held { Ok(()) } else { check_listed(case, EntryKind::Deployment, name, revision) }
+}
+
+/// Nothing below the floor that the held snapshot sets for the name.
+pub(super) fn check_floor(
+    case: &Case<'_>,
+    kind: EntryKind,
+    name: &Name,
+    epoch: u64,
+    revision: &Revision,
+) -> Result<(), Refusal> {
+    let snapshot = case.state.snapshot.as_ref().map(|s| &*s.document).filter(|s| s.epoch == epoch);
+    let entry = snapshot.and_then(|s| entry_of(s, kind, name));
+    match entry.filter(|e| revision.sequence < e.floor) {
+        Some(entry) => refuse(
             Code::BelowFloor,
             format!("{name}: sequence {}, the floor is {}", revision.sequence, entry.floor),
-        );
+        ),
+        None => Ok(()),
     }
-    if held {
-        return Ok(());
-    }
-    let Some(snapshot) = snapshot else {
+}
+
+/// The held snapshot lists exactly this revision, and still counts.
+pub(super) fn check_listed(
+    case: &Case<'_>,
+    kind: EntryKind,
+    name: &Name,
+    revision: &Revision,
+) -> Result<(), Refusal> {
+    let Some(snapshot) = case.state.snapshot.as_ref().map(|s| &*s.document) else {
         // An observer without a snapshot looks at one document by itself; a device takes nothing unlisted.
         return if case.on_device() {
             refuse(Code::NotInSnapshot, "no snapshot is held yet")
@@ -142,7 +168,7 @@ fn check_snapshot(
             Ok(())
         };
     };
-    let listed = entry.is_some_and(|e| {
+    let listed = entry_of(snapshot, kind, name).is_some_and(|e| {
         e.liveness == Liveness::Live && (e.newest == *revision || stable_of(e) == *revision)
     });
     if !listed {

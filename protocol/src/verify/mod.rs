@@ -5,8 +5,10 @@
 //! Beside each check stands the clause that it answers to: TUF 1.0.34 (`TUF §`), the Uptane Standard 2.1.0 (`Uptane §`), RFC 9124
 //! (`REQ.…`, a requirement against a threat). «Own» marks what none of them asks for. `docs/security-model.md` has the tests.
 
+mod config;
 mod deployment;
 mod device;
+mod documents;
 mod exec;
 mod root;
 mod signatures;
@@ -16,15 +18,21 @@ pub mod target;
 pub mod template;
 pub mod time;
 
+pub use config::{MAX_DATA, MAX_KEYS, is_key};
 pub use root::{check_root, disposition};
 pub use signatures::good_signers;
-pub use state::{Accepted, Anchor, History, Known, Mark, OwnKeys, Platform, TrustState, Viewpoint};
+pub use state::{
+    Accepted, Anchor, DocumentHistory, History, Known, Mark, OwnKeys, Platform, TrustState, Viewpoint,
+};
 
 use crate::codec::{self, Limits};
 use crate::envelope::Envelope;
 use crate::ids::{Digest, FleetId, Timestamp};
 use crate::refusal::{Code, Refusal};
-use crate::v1::{Deployment, DeviceRecord, Document, Fact, Key, Kind, Order, Report, Root, Snapshot, Token};
+use crate::v1::{
+    Config, Deployment, DeviceRecord, Document, Fact, Grant, Key, Kind, Order, Report, Root, Secret,
+    Snapshot, Token,
+};
 use signatures::Signed;
 
 /// How far a sequence or version may leap ahead of the one known.
@@ -33,7 +41,8 @@ pub const MAX_JUMP: u64 = 1 << 20;
 /// What the caller is ready to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// On a device, whatever came by network, USB or relay: root, snapshot, deployment, device record or order.
+    /// On a device, whatever came by network, USB or relay: root, snapshot, deployment, config,
+    /// secret, grant, device record or order.
     Delivered,
     /// This kind and no other, new.
     Only(Kind),
@@ -48,7 +57,17 @@ impl Expect {
     fn takes(self, kind: Kind) -> bool {
         match self {
             Self::Delivered => {
-                matches!(kind, Kind::Root | Kind::Snapshot | Kind::Deployment | Kind::Device | Kind::Order)
+                matches!(
+                    kind,
+                    Kind::Root
+                        | Kind::Snapshot
+                        | Kind::Deployment
+                        | Kind::Config
+                        | Kind::Secret
+                        | Kind::Grant
+                        | Kind::Device
+                        | Kind::Order
+                )
             }
             Self::Only(k) | Self::Stored(k) => k == kind,
             Self::FirstRoot => kind == Kind::Root,
@@ -129,6 +148,12 @@ pub enum Verdict {
     Report(Verified<Report>),
     /// A fact.
     Fact(Verified<Fact>),
+    /// A config.
+    Config(Verified<Config>),
+    /// A secret.
+    Secret(Verified<Secret>),
+    /// A grant of a secret.
+    Grant(Verified<Grant>),
 }
 
 impl Verdict {
@@ -143,6 +168,9 @@ impl Verdict {
             Self::Order(_) => Kind::Order,
             Self::Report(_) => Kind::Report,
             Self::Fact(_) => Kind::Fact,
+            Self::Config(_) => Kind::Config,
+            Self::Secret(_) => Kind::Secret,
+            Self::Grant(_) => Kind::Grant,
         }
     }
 
@@ -157,6 +185,9 @@ impl Verdict {
             Self::Order(v) => v.identity,
             Self::Report(v) => v.identity,
             Self::Fact(v) => v.identity,
+            Self::Config(v) => v.identity,
+            Self::Secret(v) => v.identity,
+            Self::Grant(v) => v.identity,
         }
     }
 
@@ -171,6 +202,9 @@ impl Verdict {
             Self::Order(v) => v.standing,
             Self::Report(v) => v.standing,
             Self::Fact(v) => v.standing,
+            Self::Config(v) => v.standing,
+            Self::Secret(v) => v.standing,
+            Self::Grant(v) => v.standing,
         }
     }
 }
@@ -285,7 +319,10 @@ pub fn verify(
         Kind::Order => device::verify_order(&case).map(Verdict::Order),
         Kind::Report => device::verify_report(&case).map(Verdict::Report),
         Kind::Fact => device::verify_fact(&case).map(Verdict::Fact),
-        Kind::Config | Kind::Secret | Kind::Release | Kind::Removal => {
+        Kind::Config => config::verify(&case).map(Verdict::Config),
+        Kind::Secret => config::verify(&case).map(Verdict::Secret),
+        Kind::Grant => config::verify_grant(&case).map(Verdict::Grant),
+        Kind::Release | Kind::Removal => {
             refuse(Code::UnsupportedVersion, format!("{} is reserved", kind.as_str()))
         }
     }
@@ -317,7 +354,7 @@ macro_rules! from_verdict {
 
 from_verdict! {
     Root: Root, Snapshot: Snapshot, Deployment: Deployment, DeviceRecord: Device, Token: Token, Order: Order,
-    Report: Report, Fact: Fact
+    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant
 }
 
 /// [`verify`] for one kind, known beforehand.

@@ -36,9 +36,9 @@ pub(super) fn verify(case: &Case<'_>) -> Result<Verified<Snapshot>, Refusal> {
     Ok(Verified::new(snapshot, case.identity, Standing::New, signers))
 }
 
-/// The entry of a deployment.
-pub(super) fn entry_of<'s>(snapshot: &'s Snapshot, name: &Name) -> Option<&'s Entry> {
-    let key = (EntryKind::Deployment, name);
+/// The entry of a name.
+pub(super) fn entry_of<'s>(snapshot: &'s Snapshot, kind: EntryKind, name: &Name) -> Option<&'s Entry> {
+    let key = (kind, name);
     snapshot.entries.binary_search_by(|e| (e.kind, &e.name).cmp(&key)).ok().map(|at| &snapshot.entries[at])
 }
 

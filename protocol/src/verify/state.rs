@@ -4,7 +4,9 @@
 
 use super::{Standing, Verdict, Verified};
 use crate::ids::{Bytes, Digest, FleetId, Name, Timestamp};
-use crate::v1::{DeviceRecord, Key, LogConsent, Minima, Revision, Root, Snapshot, Token};
+use crate::v1::{
+    Deployment, DeviceRecord, EntryKind, Key, LogConsent, Minima, Revision, Root, Snapshot, Token,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -80,6 +82,42 @@ pub struct Accepted {
     pub logs: LogConsent,
     /// Not activated before this.
     pub not_before: Option<Timestamp>,
+    /// The configs and secrets that it refers to, each with the revision that it insists on.
+    pub documents: Vec<(EntryKind, Name, Option<Revision>)>,
+}
+
+impl Accepted {
+    /// What is remembered of a deployment.
+    pub fn new(d: &Deployment, digest: Digest) -> Self {
+        let documents = d.template.documents().map(|(kind, r)| (kind, r.name.clone(), r.pin));
+        let mut documents: Vec<_> = documents.collect();
+        documents.sort();
+        documents.dedup();
+        Self { digest, logs: d.logs, not_before: d.not_before, documents }
+    }
+}
+
+/// All revisions of one config or secret that are held.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DocumentHistory {
+    /// The epoch of the highest one; a higher epoch begins anew.
+    pub epoch: u64,
+    /// By sequence.
+    pub revisions: BTreeMap<u64, Digest>,
+}
+
+impl DocumentHistory {
+    fn take(&mut self, epoch: u64, sequence: u64, digest: Digest) {
+        if epoch > self.epoch {
+            *self = Self { epoch, revisions: BTreeMap::new() };
+        }
+        self.revisions.insert(sequence, digest);
+    }
+
+    /// Whether exactly this revision is held.
+    pub fn holds(&self, revision: &Revision) -> bool {
+        self.revisions.get(&revision.sequence) == Some(&revision.digest)
+    }
 }
 
 /// All accepted revisions of one name that are still remembered; the highest one is never forgotten.
@@ -133,6 +171,10 @@ pub struct TrustState {
     pub tokens: Vec<Token>,
     /// Accepted deployments by name.
     pub deployments: BTreeMap<Name, History>,
+    /// Held configs and secrets by kind and name.
+    pub documents: BTreeMap<(EntryKind, Name), DocumentHistory>,
+    /// Identities of held grants, by the secret and its sequence.
+    pub grants: BTreeMap<(Name, u64), Digest>,
     /// The highest accepted order counter.
     pub order_counter: u64,
     /// The last report stored of the device.
@@ -146,6 +188,20 @@ pub struct TrustState {
 }
 
 impl TrustState {
+    /// Whether a remembered revision of a deployment refers to this config or secret.
+    pub fn refers_to(&self, kind: EntryKind, name: &Name) -> bool {
+        self.references().any(|(k, n, _)| *k == kind && n == name)
+    }
+
+    /// Whether a remembered revision of a deployment insists on exactly this revision.
+    pub fn pins(&self, kind: EntryKind, name: &Name, revision: &Revision) -> bool {
+        self.references().any(|(k, n, pin)| *k == kind && n == name && pin.as_ref() == Some(revision))
+    }
+
+    fn references(&self) -> impl Iterator<Item = &(EntryKind, Name, Option<Revision>)> {
+        self.deployments.values().flat_map(|h| h.revisions.values()).flat_map(|a| &a.documents)
+    }
+
     /// Takes over what was verified: persist the bytes first. Returns nothing that can fail, since `verify` has decided.
     pub fn advance(&mut self, verdict: &Verdict) {
         match verdict {
@@ -160,8 +216,21 @@ impl TrustState {
                 if d.epoch > history.epoch {
                     *history = History { epoch: d.epoch, revisions: BTreeMap::new() };
                 }
-                let accepted = Accepted { digest: v.identity(), logs: d.logs, not_before: d.not_before };
-                history.revisions.insert(d.sequence, accepted);
+                history.revisions.insert(d.sequence, Accepted::new(d, v.identity()));
+            }
+            Verdict::Config(v) => {
+                let d = v.document();
+                let key = (EntryKind::Config, d.name.clone());
+                self.documents.entry(key).or_default().take(d.epoch, d.sequence, v.identity());
+            }
+            Verdict::Secret(v) => {
+                let d = v.document();
+                let key = (EntryKind::Secret, d.name.clone());
+                self.documents.entry(key).or_default().take(d.epoch, d.sequence, v.identity());
+            }
+            Verdict::Grant(v) => {
+                let d = v.document();
+                self.grants.insert((d.name.clone(), d.revision.sequence), v.identity());
             }
             Verdict::Device(v) => self.record = Some(v.into()),
             Verdict::Token(v) => {

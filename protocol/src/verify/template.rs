@@ -1,7 +1,7 @@
 //! What a deployment must be by itself: well-formed, within a role's ceiling, and without values that are only reserved.
 
 use super::target::parse_version;
-use super::{exec, refuse};
+use super::{documents, exec, refuse};
 use crate::refusal::{Code, Refusal};
 use crate::v1::{
     Ceiling, Container, Deployment, Image, Network, Operator, PodTemplate, Resources, RuntimeClass, Target,
@@ -128,7 +128,7 @@ pub(super) fn is_path(path: &str) -> bool {
         && (path == "/" || parts().all(|p| !p.is_empty() && p != "." && p != ".."))
 }
 
-fn all_distinct<T: Ord>(items: impl IntoIterator<Item = T>) -> bool {
+pub(super) fn all_distinct<T: Ord>(items: impl IntoIterator<Item = T>) -> bool {
     let mut seen = BTreeSet::new();
     items.into_iter().all(|i| seen.insert(i))
 }
@@ -173,12 +173,15 @@ pub(super) fn check_form(deployment: &Deployment) -> Result<(), Refusal> {
             VolumeSource::EmptyDir { size_limit } | VolumeSource::Persistent { size_limit } => {
                 *size_limit != Some(0)
             }
+            // See `documents`.
+            VolumeSource::Config { .. } | VolumeSource::Secret { .. } => true,
         };
         form.need(sound, || {
             format!("volume {}: no normalised absolute path, or an empty size", volume.name)
         })?;
     }
     check_ports(&form, pod)?;
+    documents::check(&form, pod)?;
     check_resources(&form, "the pod", &pod.resources)?;
     for container in pod.all_containers() {
         check_container(&form, container)?;

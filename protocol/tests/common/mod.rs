@@ -6,7 +6,7 @@ pub mod arbitrary;
 use shoal_protocol::codec::Value;
 use shoal_protocol::envelope::seal_document;
 use shoal_protocol::ids::{Bytes, Digest, FleetId, Name, Timestamp};
-use shoal_protocol::text_map::TextMap;
+use shoal_protocol::text_map::{ByteMap, TextMap};
 use shoal_protocol::v1::*;
 use shoal_protocol::verify::{Expect, OwnKeys, Platform, TrustState, Verdict, verify};
 use shoal_protocol::{Code, Ed25519Signer, Refusal, Signer};
@@ -120,6 +120,7 @@ pub fn container(n: &str) -> Container {
         stdin: false,
         post_start: None,
         pre_stop: None,
+        env_from: vec![],
     }
 }
 
@@ -273,6 +274,45 @@ impl Fleet {
             container: name("main"),
             attempt: 1,
             event: Event::Healthy,
+        }
+    }
+
+    pub fn config(&self, n: &str, sequence: u64) -> Config {
+        Config {
+            fleet: self.id.clone(),
+            epoch: 1,
+            name: name(n),
+            sequence,
+            issued_at: NOW,
+            not_after: NOW.plus(30 * DAY),
+            data: [("greeting", format!("hello {sequence}"))].into_iter().collect(),
+        }
+    }
+
+    pub fn secret(&self, n: &str, sequence: u64) -> Secret {
+        Secret {
+            fleet: self.id.clone(),
+            epoch: 1,
+            name: name(n),
+            sequence,
+            issued_at: NOW,
+            not_after: NOW.plus(30 * DAY),
+            deployments: vec!["app".into(), "web-*".into()],
+            keys: vec!["token".into()],
+            commitment: Digest::of(b"key"),
+            sealed: Bytes(vec![7; 64]),
+        }
+    }
+
+    pub fn grant(&self, n: &str, revision: Revision) -> Grant {
+        Grant {
+            fleet: self.id.clone(),
+            epoch: 1,
+            device: key(seed::IDENTITY).public().device_id(),
+            name: name(n),
+            revision,
+            issued_at: NOW,
+            sealed: Bytes(vec![8; 80]),
         }
     }
 
@@ -443,8 +483,13 @@ pub mod full {
         c.image.files =
             vec![File { path: "/etc/app.toml".into(), size: 10, mode: 0o644, digest: Digest::of(b"file") }];
         c.resources = resources();
-        c.env = vec![EnvVar { name: "HOME".into(), value: "/".into() }];
+        c.env = vec![EnvVar::plain("HOME", "/")];
         c.mounts = vec![Mount { volume: name("data"), path: "/data".into(), read_only: true }];
+        c.env.push(EnvVar {
+            from: Some(EnvSource::Secret { document: reference("password"), key: "token".into() }),
+            ..EnvVar::plain("TOKEN", "")
+        });
+        c.env_from = vec![EnvFrom::Config { document: reference("more"), prefix: "APP_".into() }];
         c.restart_policy = Some(RestartPolicy::OnFailure);
         c.liveness_probe = Some(probe(ProbeAction::Exec { module: module(), argv: vec!["check".into()] }));
         c.readiness_probe = Some(probe(ProbeAction::Tcp { port: 80 }));
@@ -513,6 +558,30 @@ pub mod full {
                     Volume {
                         name: name("keep"),
                         source: VolumeSource::Persistent { size_limit: Some(1 << 20) },
+                    },
+                    Volume {
+                        name: name("conf"),
+                        source: VolumeSource::Config {
+                            document: DocumentRef {
+                                name: name("settings"),
+                                optional: false,
+                                pin: Some(revision(3, Digest::of(b"settings"))),
+                            },
+                            mode: 0o644,
+                            items: vec![KeyFile {
+                                key: "app.toml".into(),
+                                path: "etc/app.toml".into(),
+                                mode: Some(0o400),
+                            }],
+                        },
+                    },
+                    Volume {
+                        name: name("keys"),
+                        source: VolumeSource::Secret {
+                            document: reference("password"),
+                            mode: 0o400,
+                            items: vec![],
+                        },
                     },
                 ],
                 labels: labels(),
@@ -649,7 +718,30 @@ pub mod full {
             order_counter: 3,
             report_counter: 1024,
             snapshot: Some(SnapshotRef { version: 3, digest: Digest::of(b"snapshot") }),
+            documents: vec![HeldDocument {
+                kind: EntryKind::Secret,
+                name: name("password"),
+                revision: revision(2, Digest::of(b"password")),
+                open: true,
+            }],
         }
+    }
+
+    pub fn reference(n: &str) -> DocumentRef {
+        DocumentRef { name: name(n), optional: false, pin: None }
+    }
+
+    pub fn config(fleet: &Fleet) -> Config {
+        let data: ByteMap = [("zone", &b"lab"[..]), ("app.toml", b"level = 3\n")].into_iter().collect();
+        Config { data, ..fleet.config("settings", 3) }
+    }
+
+    pub fn secret(fleet: &Fleet) -> Secret {
+        fleet.secret("password", 2)
+    }
+
+    pub fn grant(fleet: &Fleet) -> Grant {
+        fleet.grant("password", revision(2, Digest::of(b"password")))
     }
 
     pub fn log() -> LogChunk {

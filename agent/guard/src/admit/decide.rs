@@ -1,5 +1,6 @@
 //! What each held revision may do now. Pure: all that is known goes in, a standing for every revision comes out.
 
+use super::documents::Missing;
 use shoal_ipc::HeldRole;
 use shoal_protocol::ids::{Digest, Name, Timestamp};
 use shoal_protocol::v1::{Activation, Deployment, EntryKind, Liveness, Snapshot};
@@ -21,6 +22,22 @@ pub(super) struct Revision {
     pub(super) refused: Option<(String, bool)>,
     /// Whether its target selects this device as it is now.
     pub(super) selected: bool,
+    /// What it would start with of configs and secrets.
+    pub(super) documents: References,
+}
+
+/// What a revision's references to configs and secrets come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct References {
+    /// Changes with any of the documents.
+    pub(super) stamp: Digest,
+    /// What is not there.
+    pub(super) missing: Option<Missing>,
+}
+
+impl References {
+    /// Of a revision that refers to nothing.
+    pub(super) const NONE: Self = Self { stamp: Digest([0; 32]), missing: None };
 }
 
 /// What a revision may do.
@@ -30,6 +47,8 @@ pub(super) struct Standing {
     pub(super) permission: Permission,
     /// A stable code for what is not startable.
     pub(super) reason: String,
+    /// The same in words, where there is more to say.
+    pub(super) detail: String,
     /// When time alone changes it.
     pub(super) wake: Option<Timestamp>,
 }
@@ -45,7 +64,8 @@ pub(super) enum Permission {
 pub(super) type Held = BTreeMap<Name, BTreeMap<u64, Revision>>;
 
 fn withdrawn(role: HeldRole, stop: bool, reason: impl Into<String>) -> Standing {
-    Standing { role, permission: Permission::Withdrawn { stop }, reason: reason.into(), wake: None }
+    let (reason, detail) = (reason.into(), String::new());
+    Standing { role, permission: Permission::Withdrawn { stop }, reason, detail, wake: None }
 }
 
 /// The standing of every revision.
@@ -95,9 +115,12 @@ fn open(r: &Revision, role: HeldRole, held: &Held, now: Timestamp) -> Standing {
     // What became healthy once starts again whatever it waited for then.
     let waits = if role == HeldRole::LastGood { None } else { waits_for(r, held, now) };
     let wake = d.not_before.filter(|t| *t > now);
-    let startable = waits.is_none();
-    let reason = waits.unwrap_or_default().to_owned();
-    Standing { role, permission: Permission::Ticket { startable }, reason, wake }
+    // Without what it refers to nothing can start, whatever it was once.
+    let missing = r.documents.missing.as_ref();
+    let startable = waits.is_none() && missing.is_none();
+    let reason = waits.or(missing.map(|m| m.code.as_str())).unwrap_or_default().to_owned();
+    let detail = missing.filter(|_| waits.is_none()).map(|m| m.detail.clone()).unwrap_or_default();
+    Standing { role, permission: Permission::Ticket { startable }, reason, detail, wake }
 }
 
 fn waits_for(r: &Revision, held: &Held, now: Timestamp) -> Option<&'static str> {

@@ -3,8 +3,10 @@
 //! Never here: the network, privileges, anything that is not a signed document or a fact of supervise's.
 
 mod decide;
+mod documents;
 mod facts;
 mod model;
+mod stock;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -65,8 +67,8 @@ struct Admit {
     agent: u32,
     peers: BTreeMap<u64, Peer>,
     serial: u64,
-    /// What supervise was told last, by ticket.
-    told: BTreeMap<Digest, Permission>,
+    /// What supervise was told last, by ticket, and with which configs and secrets.
+    told: BTreeMap<Digest, (Permission, Digest)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -173,25 +175,38 @@ impl Admit {
         let standings = self.model.standings();
         for r in self.model.held.values().flat_map(BTreeMap::values) {
             let Some(standing) = standings.get(&r.digest) else { continue };
-            if self.told.get(&r.digest) == Some(&standing.permission) {
+            let told = (standing.permission, r.documents.stamp);
+            if self.told.get(&r.digest) == Some(&told) {
                 continue;
             }
             let id = ticket::digest(&r.digest);
             match standing.permission {
-                Permission::Ticket { startable } => match ticket::of(&r.deployment, &r.digest, startable) {
-                    Ok(t) => {
-                        let fd = sealed_memfd(&t.encode())?;
-                        self.supervise.send_wait(&Msg::Ticket {}, &[fd.as_fd()], Duration::from_secs(5))?;
+                Permission::Ticket { startable } => {
+                    let resolved = self.model.resolve(&r.deployment).ok();
+                    match ticket::of(&r.deployment, &r.digest, startable, resolved.as_ref()) {
+                        Ok(t) => {
+                            for documents::Bytes(digest, bytes) in resolved.iter().flat_map(|r| &r.contents) {
+                                let (fd, item) = (sealed_memfd(bytes)?, ticket::digest(digest));
+                                let msg = Msg::Content { item };
+                                self.supervise.send_wait(&msg, &[fd.as_fd()], Duration::from_secs(5))?;
+                            }
+                            let fd = sealed_memfd(&t.encode())?;
+                            self.supervise.send_wait(
+                                &Msg::Ticket {},
+                                &[fd.as_fd()],
+                                Duration::from_secs(5),
+                            )?;
+                        }
+                        Err(e) => say::error("no ticket can be made", &e),
                     }
-                    Err(e) => say::error("no ticket can be made", &e),
-                },
+                }
                 Permission::Withdrawn { stop } => {
                     let grace = u32::try_from(r.deployment.template.termination_grace).unwrap_or(u32::MAX);
                     let msg = Msg::Withdraw { ticket: id, stop, grace };
                     self.supervise.send_wait(&msg, &[], Duration::from_secs(5))?;
                 }
             }
-            self.told.insert(r.digest, standing.permission);
+            self.told.insert(r.digest, told);
             crate::points::point("admit::told");
             changed = true;
         }
@@ -245,13 +260,16 @@ impl Admit {
                     (Msg::refused(refusal.code.as_str(), refusal.detail), None, false)
                 }
             };
+            // Supervise first: whoever hears that a document was taken may ask for what it permits.
+            if changed {
+                self.tell_supervise()?;
+            }
             let Some(peer) = self.peers.get(&id) else { return Ok(()) };
             let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
             if peer.connection.send_wait(&msg, &fds, SEND).is_err() {
                 self.peers.remove(&id);
             }
             if changed {
-                self.tell_supervise()?;
                 self.changed();
             }
         }
@@ -307,7 +325,8 @@ impl Admit {
             (Msg::Trust {}, _) => attach(Msg::TrustSummary {}, &self.summary()?.encode()),
             (Msg::Document { kind, name, sequence }, _) => {
                 let found = self.model.store.document(kind, name, *sequence).map_err(|e| storage(&e))?;
-                let public = ["root", "snapshot", "deployment", "device"].contains(&kind.as_str());
+                let public =
+                    ["root", "snapshot", "deployment", "config", "secret", "device"].contains(&kind.as_str());
                 match found.filter(|_| public) {
                     Some(bytes) => attach(Msg::DocumentIs {}, &bytes),
                     None => {
@@ -354,6 +373,7 @@ impl Admit {
                     stageable,
                     startable,
                     reason: s.reason.clone(),
+                    detail: s.detail.clone(),
                 })
             })
             .collect();
@@ -382,6 +402,7 @@ impl Admit {
                 .collect(),
             conditions: self.model.conditions(),
             fact_counter: self.model.fact_counter,
+            documents: self.model.documents.summary(),
         })
     }
 }

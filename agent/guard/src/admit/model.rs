@@ -2,7 +2,8 @@
 //!
 //! Each change is verified, then durable, then known, in this order; whoever acts on it comes after that.
 
-use super::decide::{Held, Permission, Revision, Standing, forgettable, standings};
+use super::decide::{Held, Permission, References, Revision, Standing, forgettable, standings};
+use super::documents::Documents;
 use super::store::{Change, Document, Marks, Store, StoreError};
 use super::ticket;
 use crate::{clock, say};
@@ -19,17 +20,21 @@ use shoal_protocol::verify::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// Admission's own keys; made once, at enrolment.
 pub(super) struct Keys {
     pub(super) attest: Ed25519Signer,
     sealing: [u8; 32],
+    /// Opens grants.
+    pub(super) private: Zeroizing<[u8; 32]>,
 }
 
 impl Keys {
     fn of(attest_seed: [u8; 32], sealing_secret: [u8; 32]) -> Self {
         let sealing = MontgomeryPoint::mul_base_clamped(sealing_secret).to_bytes();
-        Self { attest: Ed25519Signer::from_seed(attest_seed), sealing }
+        let private = Zeroizing::new(sealing_secret);
+        Self { attest: Ed25519Signer::from_seed(attest_seed), sealing, private }
     }
 
     fn own(&self) -> OwnKeys {
@@ -53,6 +58,7 @@ pub(super) struct Model {
     pub(super) trust: TrustState,
     pub(super) keys: Option<Keys>,
     pub(super) held: Held,
+    pub(super) documents: Documents,
     pub(super) fact_counter: u64,
 }
 
@@ -60,7 +66,7 @@ pub(super) fn storage(e: &StoreError) -> Refusal {
     Refusal::new(Code::StorageUnavailable, say::chain(e))
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     Timestamp(clock::now())
 }
 
@@ -82,8 +88,18 @@ impl Model {
             ..TrustState::default()
         };
         let fact_counter = store.number("fact_counter")?;
-        let mut model = Self { store, trust, keys, held: Held::new(), fact_counter };
-        for kind in [Kind::Root, Kind::Token, Kind::Device, Kind::Snapshot, Kind::Deployment] {
+        let (held, documents) = (Held::new(), Documents::default());
+        let mut model = Self { store, trust, keys, held, documents, fact_counter };
+        for kind in [
+            Kind::Root,
+            Kind::Token,
+            Kind::Device,
+            Kind::Snapshot,
+            Kind::Deployment,
+            Kind::Config,
+            Kind::Secret,
+            Kind::Grant,
+        ] {
             for document in model.store.documents(kind.as_str())? {
                 model.load(kind, &document)?;
             }
@@ -122,8 +138,7 @@ impl Model {
             return Ok(());
         };
         let history = self.trust.deployments.entry(d.name.clone()).or_default();
-        let accepted =
-            verify::Accepted { digest: envelope.identity(), logs: d.logs, not_before: d.not_before };
+        let accepted = verify::Accepted::new(&d, envelope.identity());
         history.epoch = history.epoch.max(d.epoch);
         history.revisions.insert(d.sequence, accepted);
         self.hold(&d, envelope.identity())
@@ -132,14 +147,23 @@ impl Model {
     fn hold(&mut self, d: &v1::Deployment, digest: Digest) -> Result<(), StoreError> {
         let Marks { good, activated, returned } = self.store.marks(&digest.0)?;
         let deployment = Arc::new(d.clone());
-        let revision =
-            Revision { deployment, digest, good, activated, returned, refused: None, selected: true };
+        let revision = Revision {
+            deployment,
+            digest,
+            good,
+            activated,
+            returned,
+            refused: None,
+            selected: true,
+            documents: References::NONE,
+        };
         self.held.entry(d.name.clone()).or_default().insert(d.sequence, revision);
         Ok(())
     }
 
-    /// Looks at every held revision again: roots, floors, labels or versions may have changed.
+    /// Looks at every held revision again: roots, floors, labels, versions or documents may have changed.
     fn review(&mut self) -> Result<(), StoreError> {
+        self.review_documents()?;
         let keys: Vec<(Name, u64)> =
             self.held.iter().flat_map(|(n, all)| all.keys().map(|s| (n.clone(), *s))).collect();
         for (name, sequence) in keys {
@@ -148,10 +172,13 @@ impl Model {
                 Ok(_) => None,
                 Err(e) => Some((e.code.as_str().to_owned(), self.is_stopped(e.code, &envelope))),
             };
+            let of = self.held.get(&name).and_then(|all| all.get(&sequence));
+            let documents = of.map_or(References::NONE, |r| self.references(&r.deployment));
             let record = self.trust.record.as_ref().map(|r| r.document.clone());
             let platform = self.trust.platform.as_ref();
             if let Some(r) = self.held.get_mut(&name).and_then(|all| all.get_mut(&sequence)) {
                 r.refused = refused;
+                r.documents = documents;
                 r.selected = record
                     .is_some_and(|d| selection(&r.deployment.target, &d, platform) == Selection::Selected);
             }
@@ -186,6 +213,9 @@ impl Model {
             Verdict::Deployment(v) => (v.document().name.to_string(), v.document().sequence),
             Verdict::Device(v) => (String::new(), v.document().sequence),
             Verdict::Order(v) => (String::new(), v.document().counter),
+            Verdict::Config(v) => (v.document().name.to_string(), v.document().sequence),
+            Verdict::Secret(v) => (v.document().name.to_string(), v.document().sequence),
+            Verdict::Grant(v) => (v.document().name.to_string(), v.document().revision.sequence),
             Verdict::Token(_) | Verdict::Report(_) | Verdict::Fact(_) => (String::new(), 0),
         };
         let (kind, digest) = (verdict.kind(), verdict.identity());
@@ -198,7 +228,7 @@ impl Model {
             && verdict.standing() == Found::New
         {
             // One that could never become a ticket is refused while refusing is possible.
-            ticket::of(v.document(), &digest, true)?;
+            ticket::of(v.document(), &digest, true, None)?;
         }
         let order = match verdict {
             Verdict::Order(v) => self.effect_of(v.document())?,
@@ -210,7 +240,9 @@ impl Model {
         crate::points::point("admit::verified");
         let change = |c: &Change<'_>| {
             match kind {
-                Kind::Root | Kind::Deployment => c.put(&document)?,
+                Kind::Root | Kind::Deployment | Kind::Config | Kind::Secret | Kind::Grant => {
+                    c.put(&document)?;
+                }
                 Kind::Order => c.set_number("order_counter", sequence)?,
                 _ => c.put_only(&document)?,
             }
@@ -279,6 +311,11 @@ impl Model {
     }
 
     pub(super) fn forget_old(&mut self) -> Result<(), StoreError> {
+        self.forget_revisions()?;
+        self.forget_documents()
+    }
+
+    fn forget_revisions(&mut self) -> Result<(), StoreError> {
         let old = forgettable(&self.held, &self.standings());
         if old.is_empty() {
             return Ok(());

@@ -179,6 +179,12 @@ impl Change<'_> {
         self.put(d)
     }
 
+    pub(super) fn remove(&self, kind: &str, name: &str, sequence: u64) -> Result<()> {
+        let sql = "DELETE FROM documents WHERE kind = ?1 AND name = ?2 AND sequence = ?3";
+        self.0.execute(sql, params![kind, name, int(sequence)])?;
+        Ok(())
+    }
+
     pub(super) fn forget(&self, name: &str, sequence: u64, digest: &[u8; 32]) -> Result<()> {
         let sql = "DELETE FROM documents WHERE kind = 'deployment' AND name = ?1 AND sequence = ?2";
         self.0.execute(sql, params![name, int(sequence)])?;

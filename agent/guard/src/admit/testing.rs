@@ -1,6 +1,6 @@
 //! Documents for tests of decisions.
 
-use super::decide::{Held, Revision};
+use super::decide::{Held, References, Revision};
 use shoal_protocol::ids::{Digest, FleetId, Name, Timestamp};
 use shoal_protocol::v1::*;
 use std::sync::Arc;
@@ -59,6 +59,7 @@ pub(super) fn deployment(called: &str, sequence: u64) -> Deployment {
                 stdin: false,
                 post_start: None,
                 pre_stop: None,
+                env_from: vec![],
             }],
             resources: Resources::default(),
             hostname: None,
@@ -85,6 +86,7 @@ pub(super) fn held(all: &[(&str, u64)]) -> Held {
             returned: false,
             refused: None,
             selected: true,
+            documents: References::NONE,
         };
         out.entry(name(called)).or_default().insert(*sequence, revision);
     }

@@ -1,5 +1,6 @@
 //! From an accepted deployment to its ticket. Pure; nothing is decided here but the form.
 
+use super::documents::Resolved;
 use shoal_ipc::{
     Digest, DiskLimits, EnvVar, Limits, Network, ProbeAction, ProbeKind, Restart, TICKET_MAX, Ticket,
     TicketContainer, TicketDevice, TicketEntry, TicketFile, TicketMount, TicketPort, TicketProbe,
@@ -52,11 +53,16 @@ fn restart(policy: RestartPolicy) -> Restart {
     }
 }
 
-/// The ticket of a deployment, in this phase.
+/// The ticket of a deployment, in this phase, with what it gets of configs and secrets. Without those it starts nothing.
 ///
 /// # Errors
 /// `too_large` when it does not fit a ticket, `malformed` for a mount of a volume that is not there.
-pub(super) fn of(d: &Deployment, identity: &Identity, startable: bool) -> Result<Ticket, Refusal> {
+pub(super) fn of(
+    d: &Deployment,
+    identity: &Identity,
+    startable: bool,
+    documents: Option<&Resolved>,
+) -> Result<Ticket, Refusal> {
     let t = &d.template;
     let volumes = t
         .volumes
@@ -69,13 +75,17 @@ pub(super) fn of(d: &Deployment, identity: &Identity, startable: bool) -> Result
                 }
                 v1::VolumeSource::HostPath { path } => VolumeSource::HostPath { path: path.clone() },
                 v1::VolumeSource::Persistent { .. } => VolumeSource::Persistent,
+                v1::VolumeSource::Config { .. } | v1::VolumeSource::Secret { .. } => {
+                    let files = documents.and_then(|r| r.volumes.get(&v.name));
+                    files.cloned().unwrap_or(VolumeSource::Files { private: true, files: Vec::new() })
+                }
             },
         })
         .collect();
     let containers = t
         .all_containers()
         .enumerate()
-        .map(|(number, c)| container(d, c, t.is_init(number)))
+        .map(|(number, c)| container(d, c, t.is_init(number), documents))
         .collect::<Result<_, _>>()?;
     let ticket = Ticket {
         version: VERSION,
@@ -83,7 +93,7 @@ pub(super) fn of(d: &Deployment, identity: &Identity, startable: bool) -> Result
         name: d.name.to_string(),
         sequence: d.sequence,
         stageable: true,
-        startable,
+        startable: startable && (documents.is_some() || d.template.documents().next().is_none()),
         hostname: t.hostname.clone().unwrap_or_else(|| d.name.to_string()),
         grace: u32::try_from(t.termination_grace).unwrap_or(u32::MAX),
         limits: limits(&t.resources),
@@ -176,7 +186,12 @@ fn init_policy(pod: RestartPolicy) -> RestartPolicy {
     if pod == RestartPolicy::Never { pod } else { RestartPolicy::OnFailure }
 }
 
-fn container(d: &Deployment, c: &v1::Container, init: bool) -> Result<TicketContainer, Refusal> {
+fn container(
+    d: &Deployment,
+    c: &v1::Container,
+    init: bool,
+    documents: Option<&Resolved>,
+) -> Result<TicketContainer, Refusal> {
     let t = &d.template;
     let mounts = c
         .mounts
@@ -192,7 +207,12 @@ fn container(d: &Deployment, c: &v1::Container, init: bool) -> Result<TicketCont
     Ok(TicketContainer {
         name: c.name.to_string(),
         argv: c.argv.clone(),
-        env: c.env.iter().map(|e| EnvVar { name: e.name.clone(), value: e.value.clone() }).collect(),
+        env: c
+            .env
+            .iter()
+            .filter(|e| e.from.is_none())
+            .map(|e| EnvVar { name: e.name.clone(), value: e.value.clone() })
+            .collect(),
         working_dir: c.working_dir.clone(),
         module: file(&c.image.module),
         files: c.image.files.iter().map(file).collect(),
@@ -212,5 +232,6 @@ fn container(d: &Deployment, c: &v1::Container, init: bool) -> Result<TicketCont
         stdin: c.stdin,
         init,
         devices: c.devices.iter().map(device).collect(),
+        private_env: documents.and_then(|r| r.variables.get(&c.name)).cloned().unwrap_or_default(),
     })
 }

@@ -42,6 +42,11 @@ impl Supervise {
                     self.ticket(&fd);
                 }
             }
+            Msg::Content { item } => {
+                if let Some(fd) = fds.pop() {
+                    self.contents.take(item, &fd);
+                }
+            }
             Msg::Withdraw { ticket, stop, grace } => {
                 if let Some(held) = self.tickets.get_mut(&ticket) {
                     held.withdrawn = true;
@@ -69,6 +74,7 @@ impl Supervise {
             Ok(ticket) => {
                 let id = ticket.id;
                 self.tickets.insert(id, Held { ticket, withdrawn: false, local: false });
+                self.contents.keep_only(self.tickets.values().flat_map(|h| h.ticket.contents()));
                 self.resume_care(&id);
                 self.drop_spares(&id, None);
                 self.spares.look.insert(id);

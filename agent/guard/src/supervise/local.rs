@@ -292,6 +292,7 @@ mod tests {
                 stdin: false,
                 init: false,
                 devices: Vec::new(),
+                private_env: Vec::new(),
             }],
             required_features: vec![],
             network: Network::None,

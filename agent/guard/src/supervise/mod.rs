@@ -9,6 +9,7 @@ mod cache;
 mod cause;
 mod cgroup;
 mod container;
+mod contents;
 mod copy;
 mod devices;
 mod dirs;
@@ -117,6 +118,8 @@ pub(crate) struct Supervise {
     inputs: BTreeMap<Key, OwnedFd>,
     /// Admission has sent all tickets that it has.
     complete: bool,
+    /// Files of configs and secrets that tickets name.
+    contents: contents::Contents,
     containers: BTreeMap<Key, Container>,
     spares: Spares,
     graves: Vec<Grave>,
@@ -209,6 +212,7 @@ impl Supervise {
             attached: BTreeSet::new(),
             inputs: BTreeMap::new(),
             complete: false,
+            contents: contents::Contents::default(),
             containers: BTreeMap::new(),
             spares: Spares::default(),
             graves: Vec::new(),

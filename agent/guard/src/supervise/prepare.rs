@@ -11,14 +11,14 @@ use super::hooks::open_stdin;
 use super::network::ports::listened;
 use super::ready::Runnable;
 use super::record::{folder_of, note_pod};
-use super::{Refused, Supervise, devices, dirs, refuse, volumes};
+use super::{Refused, Supervise, contents, devices, dirs, refuse, volumes};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::rand::{GetRandomFlags, getrandom};
-use shoal_confine::{ROOTFS, plain_root};
+use shoal_confine::{ROOTFS, plain_files, plain_root};
 use shoal_ipc::{
-    Applied, Bind, Digest, Entry, ImageFile, Jail, Launch, Limits, Preopen, Rootfs, Spec, Ticket,
+    Applied, Bind, Content, Digest, Entry, ImageFile, Jail, Launch, Limits, Preopen, Rootfs, Spec, Ticket,
     TicketContainer, VERSION, answer_area, sealed_memfd,
 };
 use std::fs;
@@ -148,10 +148,14 @@ impl Supervise {
         let mut mounts = volumes::prepare(&self.layout, ticket, container, uid)
             .map_err(|e| refuse(e.code, e.to_string()))?;
         mounts.extend(devices::prepare(&self.layout, ticket, container, key.1, uid)?);
+        let content = self.contents.of(ticket, container)?;
+        if uid.is_none() {
+            contents::fits_unconfined(ticket)?;
+        }
         let folder = folder_of(&place_of(&self.layout, key), key);
         let made = dirs::ensure(&folder, 0o700, None)
             .and_then(|()| note_pod(&folder, &pod))
-            .and_then(|()| self.world(&folder, ticket, container, code, mounts, uid));
+            .and_then(|()| self.world(&folder, ticket, container, code, mounts, content.as_ref(), uid));
         let World { jail, spec } = made.map_err(io_refusal("prepare the container's folder"))?;
         // 3. Its channels.
         let Streams { stdin, out, err, pipes } = self.streams(key, container.stdin)?;
@@ -172,8 +176,12 @@ impl Supervise {
             cpu_seconds: limits.cpu_seconds,
             network,
             bind: listened(ticket),
+            content: content.is_some(),
         };
         let plan = sealed_memfd(&launch.encode()).map_err(ipc)?;
+        // On a disk already without walls; what is in the environment is not.
+        let content = content.map(|c| if uid.is_none() { Content { folders: Vec::new(), ..c } } else { c });
+        let content = content.map(|c| sealed_memfd(&c.encode())).transpose().map_err(ipc)?;
         // 4. Off to the zygote.
         let fds = [
             plan.as_fd(),
@@ -184,6 +192,7 @@ impl Supervise {
             gate.1.as_fd(),
             place.as_fd(),
             namespace.as_fd(),
+            content.as_ref().map_or(plan.as_fd(), |c| c.as_fd()),
         ];
         let zygote = self.send_launch(stream, &fds)?;
         let code = code.path.clone();
@@ -221,6 +230,7 @@ impl Supervise {
     }
 
     /// What the container's process sees, and what it is told.
+    #[allow(clippy::too_many_arguments, reason = "one call, of which each part is checked already")]
     fn world(
         &self,
         folder: &Path,
@@ -228,6 +238,7 @@ impl Supervise {
         container: &TicketContainer,
         code: &Runnable,
         mounts: Vec<Bind>,
+        content: Option<&Content>,
         uid: Option<u32>,
     ) -> std::io::Result<World> {
         let files: Vec<ImageFile> = container
@@ -250,6 +261,15 @@ impl Supervise {
             let inner = root.join(m.target.trim_start_matches('/'));
             let host = if confined { show(&inner) } else { m.source.clone() };
             preopens.push(Preopen { guest: m.target.clone(), host, read_only: m.read_only });
+        }
+        for (number, f) in content.into_iter().flat_map(|c| &c.folders).enumerate() {
+            let plain = folder.join("documents").join(number.to_string());
+            if !confined {
+                plain_files(&plain, f)?;
+            }
+            let inner = root.join(f.target.trim_start_matches('/'));
+            let host = if confined { show(&inner) } else { show(&plain) };
+            preopens.push(Preopen { guest: f.target.clone(), host, read_only: true });
         }
         if container.readonly_rootfs {
             preopens.extend(devices::writable_folders(container).into_iter().map(|guest| {

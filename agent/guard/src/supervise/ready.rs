@@ -154,6 +154,7 @@ mod tests {
             stdin: false,
             init: false,
             devices: Vec::new(),
+            private_env: Vec::new(),
         }
     }
 

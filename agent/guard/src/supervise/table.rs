@@ -47,6 +47,7 @@ const fn rule(message: &'static str, from: &'static [From], needs: Needs) -> Rul
 /// The table.
 pub(crate) const TABLE: &[Rule] = &[
     rule("Ticket", &[From::Admit], Needs::Nothing),
+    rule("Content", &[From::Admit], Needs::Nothing),
     rule("Withdraw", &[From::Admit], Needs::Nothing),
     rule("FactAck", &[From::Admit], Needs::Nothing),
     rule("Done", &[From::Admit], Needs::Nothing),
@@ -196,8 +197,8 @@ mod tests {
 
     #[test]
     fn c5_tickets_and_acknowledgements_come_from_admit_only() {
-        for msg in [Msg::Ticket {}, Msg::Withdraw { ticket: T, stop: true, grace: 0 }, Msg::FactAck { id: 1 }]
-        {
+        let withdraw = Msg::Withdraw { ticket: T, stop: true, grace: 0 };
+        for msg in [Msg::Ticket {}, Msg::Content { item: T }, withdraw, Msg::FactAck { id: 1 }] {
             assert!(permitted(&msg, From::Admit, FULL).is_ok());
             for from in [From::Agent, From::Root, From::Log] {
                 assert!(permitted(&msg, from, FULL).is_err(), "{} from {from:?}", msg.name());

@@ -47,7 +47,7 @@ fn persistent_folder(layout: &Layout, deployment: &str) -> PathBuf {
 pub(crate) fn folder(layout: &Layout, ticket: &Ticket, volume: u16) -> Option<PathBuf> {
     let v = ticket.volumes.get(usize::from(volume))?;
     match v.source {
-        VolumeSource::HostPath { .. } => None,
+        VolumeSource::HostPath { .. } | VolumeSource::Files { .. } => None,
         VolumeSource::Persistent => Some(persistent_folder(layout, &ticket.name).join(&v.name)),
         VolumeSource::EmptyDir { .. } => Some(memory_folder(layout, &ticket.id).join(&v.name)),
     }
@@ -70,6 +70,8 @@ pub(crate) fn prepare(
         let fail = |source| because("storage_unavailable", source);
         let owner = uid.map(|u| (u, u));
         let source = match &volume.source {
+            // Every container's own: see `contents`.
+            VolumeSource::Files { .. } => continue,
             VolumeSource::HostPath { path } => {
                 is_folder_without_links(path).map_err(|(code, source)| because(code, source))?;
                 PathBuf::from(path)

@@ -159,7 +159,7 @@ impl Supervise {
     }
 
     /// Has a container forked.
-    pub(super) fn send_launch(&mut self, id: u64, fds: &[BorrowedFd<'_>; 8]) -> Result<u64, Refused> {
+    pub(super) fn send_launch(&mut self, id: u64, fds: &[BorrowedFd<'_>; 9]) -> Result<u64, Refused> {
         for _ in 0..2 {
             let n = self.zygote()?;
             let Some(zygote) = self.zygotes.all.get_mut(&n) else { continue };

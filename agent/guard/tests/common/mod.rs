@@ -351,6 +351,39 @@ impl Fleet {
         seal_document(d, &[&key(self.base, 3)]).unwrap()
     }
 
+    /// The key that signs deployments, configs and secrets.
+    pub fn operator(&self) -> Ed25519Signer {
+        key(self.base, 3)
+    }
+
+    pub fn device(&self) -> shoal_protocol::ids::DeviceId {
+        self.identity.key().device_id()
+    }
+
+    /// A snapshot of exactly these entries.
+    pub fn listing(&self, version: u64, entries: Vec<Entry>) -> Vec<u8> {
+        seal_document(&self.unsigned(version, entries), &[&key(self.base, 2)]).unwrap().0
+    }
+
+    /// The same by those who may remove as well.
+    pub fn removing(&self, version: u64, entries: Vec<Entry>) -> Vec<u8> {
+        seal_document(&self.unsigned(version, entries), &[&key(self.base, 2), &self.operator()]).unwrap().0
+    }
+
+    fn unsigned(&self, version: u64, entries: Vec<Entry>) -> Snapshot {
+        Snapshot {
+            fleet: self.id.clone(),
+            epoch: 1,
+            version,
+            root_version: 1,
+            issued_at: now(),
+            not_after: now().plus(100_000),
+            entries,
+            audit_head: None,
+            previous: None,
+        }
+    }
+
     pub fn snapshot(&self, version: u64, all: &[(&Deployment, Digest, Liveness)]) -> Vec<u8> {
         let mut entries: Vec<Entry> = all
             .iter()
@@ -365,18 +398,7 @@ impl Fleet {
             })
             .collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        let snapshot = Snapshot {
-            fleet: self.id.clone(),
-            epoch: 1,
-            version,
-            root_version: 1,
-            issued_at: now(),
-            not_after: now().plus(100_000),
-            entries,
-            audit_head: None,
-            previous: None,
-        };
-        seal_document(&snapshot, &[&key(self.base, 2)]).unwrap().0
+        self.listing(version, entries)
     }
 
     /// Signs, lists and submits a deployment; its ticket's id.
@@ -450,6 +472,7 @@ impl Fleet {
                     stdin: false,
                     post_start: None,
                     pre_stop: None,
+                    env_from: Vec::new(),
                 }],
                 resources: Resources::default(),
                 hostname: None,

@@ -239,6 +239,7 @@ pub(super) fn add(
         probes: Vec::new(),
         post_start: None,
         pre_stop: None,
+        private_env: Vec::new(),
         stdin: config.stdin,
         init: false,
         devices: config.devices.iter().map(device).collect(),

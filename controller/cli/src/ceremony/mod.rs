@@ -316,7 +316,7 @@ impl Draft {
                     format!("nobody has signed the {} yet", item.kind().as_str()),
                 ));
             };
-            let sealed = Sealed { envelope: envelope.clone(), digest: item.digest };
+            let sealed = Sealed { kind: item.kind(), envelope: envelope.clone(), digest: item.digest };
             match &item.content {
                 Content::Root(_) => {
                     match &mut trust {

@@ -2,7 +2,7 @@
 //!
 //! Nothing that the controller says goes into what is signed, except where it verifies by the own root chain.
 
-use super::{Session, duration, rollout, short_id, source};
+use super::{Session, config, duration, rollout, secret, short_id, source};
 use crate::args::{Apply, Diff};
 use crate::ceremony::{self, Content};
 use crate::compose::{self, Stamp};
@@ -10,6 +10,7 @@ use crate::error::{CliError, Result};
 use crate::home::Home;
 use crate::images::{self, Pinned};
 use crate::manifest::Draft;
+use crate::manifest::config::ConfigDraft;
 use crate::output::{self, Format, Tone};
 use crate::publish::{self, Keyring, Sealed};
 use crate::review::{self, Change, Facts};
@@ -18,8 +19,8 @@ use serde::Serialize;
 use shoal_controller_core::api;
 use shoal_image::Store;
 use shoal_protocol::codec;
-use shoal_protocol::ids::Digest;
-use shoal_protocol::latest::{Container, Deployment, Entry, Liveness, Revision};
+use shoal_protocol::ids::{Digest, Name};
+use shoal_protocol::latest::{Container, Deployment, Entry, EntryKind, Liveness, Revision};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -36,6 +37,40 @@ struct Item {
     unchanged: bool,
 }
 
+/// Everything of one file.
+struct Items {
+    configs: Vec<config::Item>,
+    deployments: Vec<Item>,
+}
+
+impl Items {
+    fn drop_unchanged(&mut self) {
+        self.configs.retain(|i| !i.unchanged);
+        self.deployments.retain(|i| !i.unchanged);
+    }
+
+    /// The secrets that its deployments refer to.
+    fn secrets(&self) -> Vec<Name> {
+        let all = self.deployments.iter().flat_map(|i| i.deployment.template.documents());
+        let mut names: Vec<Name> =
+            all.filter(|(kind, _)| *kind == EntryKind::Secret).map(|(_, r)| r.name.clone()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn is_empty(&self) -> bool {
+        self.configs.is_empty() && self.deployments.is_empty()
+    }
+}
+
+/// What the operator's files say.
+struct Files<'a> {
+    drafts: &'a [Draft],
+    configs: &'a [ConfigDraft],
+    pinned: &'a BTreeMap<String, Pinned>,
+}
+
 impl Item {
     fn changes(&self) -> Vec<Change> {
         review::diff(self.old.as_ref().unwrap_or(&Facts::new()), &self.new)
@@ -44,7 +79,8 @@ impl Item {
 
 pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()> {
     let timeout = duration("--timeout", &args.timeout)?;
-    let mut drafts = source::read(&args.source)?;
+    let parsed = source::read(&args.source)?;
+    let (mut drafts, configs) = (parsed.deployments, parsed.configs);
     // What is wrong on this machine is told before anything is asked of another one.
     let ring = if args.dry_run { None } else { Some(Keyring::open(home, &args.signing.keys)?) };
     let store = images::store(home)?;
@@ -52,15 +88,18 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()
     let s = &Session::open(home.clone(), context)?;
     source::recipients(s, &args.source, &mut drafts)?;
     let mut trust = trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?;
-    let mut items = compose_all(s, &mut trust, &drafts, &pinned)?;
+    let mut items = compose_all(s, &mut trust, &drafts, &configs, &pinned)?;
     if let Some(ring) = ring.as_ref().filter(|_| args.draft.is_none()) {
-        for item in items.iter().filter(|i| !i.unchanged) {
+        for item in items.deployments.iter().filter(|i| !i.unchanged) {
             publish::precheck(&trust, ring, &item.deployment.name, &item.deployment)?;
         }
+        for item in items.configs.iter().filter(|i| !i.unchanged) {
+            item.seal(&trust, ring)?;
+        }
     }
-    show(s, &items, args.output.format, args.dry_run)?;
+    show(s, &trust, &items, args.output.format, args.dry_run)?;
     let Some(ring) = ring else { return Ok(()) };
-    items.retain(|i| !i.unchanged);
+    items.drop_unchanged();
     if !items.is_empty() {
         if !args.yes && !output::confirm("sign and publish this?") {
             return Err(CliError::usage("nothing was signed").hint("answer y, or add --yes"));
@@ -69,12 +108,16 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()
         if let Some(path) = &args.draft {
             return hand_over(s, trust, &ring, &items, path, args.output.format);
         }
-        items = sign(s, trust, &ring, items, &drafts, &pinned, args.output.format)?;
+        let files = Files { drafts: &drafts, configs: &configs, pinned: &pinned };
+        items = sign(s, trust, &ring, items, &files, args.output.format)?;
     }
     if args.wait {
         for draft in &drafts {
-            let sequence =
-                items.iter().find(|i| i.deployment.name == draft.name).map(|i| i.deployment.sequence);
+            let sequence = items
+                .deployments
+                .iter()
+                .find(|i| i.deployment.name == draft.name)
+                .map(|i| i.deployment.sequence);
             let d = rollout::wait_for(s, &draft.name, sequence, timeout)?;
             if !args.output.format.is_data() && d.counts.selected > 0 {
                 output::line(&format!(
@@ -88,22 +131,25 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()
 }
 
 pub(super) fn diff(home: &Home, context: Option<&str>, args: &Diff) -> Result<()> {
-    let mut drafts = source::read(&args.source)?;
+    let parsed = source::read(&args.source)?;
+    let (mut drafts, configs) = (parsed.deployments, parsed.configs);
     let store = images::store(home)?;
     let pinned = source::pin(&store, &args.source, &drafts)?;
     let s = &Session::open(home.clone(), context)?;
     source::recipients(s, &args.source, &mut drafts)?;
     let mut trust = trust::open(&s.client, &s.home, &s.context, args.adopt.as_ref())?;
-    let items = compose_all(s, &mut trust, &drafts, &pinned)?;
-    show(s, &items, args.output.format, true)
+    let items = compose_all(s, &mut trust, &drafts, &configs, &pinned)?;
+    show(s, &trust, &items, args.output.format, true)
 }
 
 fn compose_all(
     s: &Session,
     trust: &mut Trust,
     drafts: &[Draft],
+    configs: &[ConfigDraft],
     pinned: &BTreeMap<String, Pinned>,
-) -> Result<Vec<Item>> {
+) -> Result<Items> {
+    let configs = config::compose(s, trust, configs, LIFETIME)?;
     let modules = compose::module_facts(pinned);
     let mut items = Vec::new();
     for draft in drafts {
@@ -118,7 +164,12 @@ fn compose_all(
             issued_at: now(),
             lifetime: LIFETIME,
         };
-        let deployment = compose::deployment(draft, pinned, &stamp)?;
+        let mut deployment = compose::deployment(draft, pinned, &stamp)?;
+        compose::pin(&mut deployment, &|kind, name| {
+            let own = configs.iter().find(|c| kind == EntryKind::Config && c.config.name == *name);
+            let listed = trust.entry_of(kind, name).filter(|e| e.liveness == Liveness::Live);
+            own.map(config::Item::newest).or(listed.map(|e| e.newest))
+        })?;
         // What a since removed key signed is signed anew, though nothing else changes.
         let unchanged = old.as_ref().is_some_and(|o| {
             compose::same_effect(o.document(), &deployment) && trust.still_counts(&o.identity())
@@ -135,7 +186,7 @@ fn compose_all(
             unchanged,
         });
     }
-    Ok(items)
+    Ok(Items { configs, deployments: items })
 }
 
 /// What is known of the modules of a revision signed earlier: only what the own layout still holds.
@@ -163,13 +214,17 @@ struct Reviewed<'a> {
 }
 
 /// What would be signed, what changed, and which devices fit.
-fn show(s: &Session, items: &[Item], format: Format, only_show: bool) -> Result<()> {
+fn show(s: &Session, trust: &Trust, items: &Items, format: Format, only_show: bool) -> Result<()> {
     let mut reviewed = Vec::new();
-    for item in items {
+    if !format.is_data() {
+        items.configs.iter().for_each(config::Item::print);
+    }
+    for item in &items.deployments {
         let d = &item.deployment;
         let plan = if item.unchanged { api::Plan { devices: Vec::new() } } else { plan(s, d)? };
         if !format.is_data() {
             print_item(item, &plan);
+            config::warn_of_missing(trust, d, &items.configs);
         }
         reviewed.push(Reviewed {
             name: d.name.as_str(),
@@ -182,7 +237,8 @@ fn show(s: &Session, items: &[Item], format: Format, only_show: bool) -> Result<
         });
     }
     if format.is_data() && only_show {
-        output::data(format, &serde_json::json!({ "deployments": reviewed }))
+        let configs: Vec<_> = items.configs.iter().map(config::Item::reviewed).collect();
+        output::data(format, &serde_json::json!({ "configs": configs, "deployments": reviewed }))
     } else {
         Ok(())
     }
@@ -239,13 +295,18 @@ fn hand_over(
     s: &Session,
     trust: Trust,
     ring: &Keyring,
-    items: &[Item],
+    items: &Items,
     path: &Path,
     format: Format,
 ) -> Result<()> {
     let mut pieces = Vec::new();
     let mut entries = Vec::new();
-    for item in items {
+    if let Some(item) = items.configs.first() {
+        let name = &item.config.name;
+        return Err(CliError::usage(format!("the config {name} cannot travel in a draft yet"))
+            .hint("publish the configs in a file of their own first, then the draft"));
+    }
+    for item in &items.deployments {
         let d = &item.deployment;
         let piece = ceremony::Item::new(d, Content::Deployment(Box::new(d.clone())));
         let newest = Revision { sequence: d.sequence, digest: piece.digest };
@@ -273,11 +334,12 @@ fn upload(s: &Session, store: &Store, drafts: &[Draft], pinned: &BTreeMap<String
 struct Published {
     snapshot: api::SnapshotRef,
     notified: u64,
-    deployments: Vec<PublishedDeployment>,
+    configs: Vec<PublishedDocument>,
+    deployments: Vec<PublishedDocument>,
 }
 
 #[derive(Serialize)]
-struct PublishedDeployment {
+struct PublishedDocument {
     name: String,
     sequence: u64,
     digest: String,
@@ -289,45 +351,50 @@ fn sign(
     s: &Session,
     mut trust: Trust,
     ring: &Keyring,
-    mut items: Vec<Item>,
-    drafts: &[Draft],
-    pinned: &BTreeMap<String, Pinned>,
+    mut items: Items,
+    files: &Files<'_>,
     format: Format,
-) -> Result<Vec<Item>> {
+) -> Result<Items> {
     let mut attempts = 0;
     loop {
         attempts += 1;
         let mut entries = Vec::new();
         let mut documents: Vec<Sealed> = Vec::new();
-        for item in &items {
+        for item in &items.deployments {
             let d = &item.deployment;
             let sealed = publish::precheck(&trust, ring, &d.name, d)?;
             let newest = Revision { sequence: d.sequence, digest: sealed.digest };
             entries.push(publish::entry(item.before.as_ref(), &d.name, newest));
             documents.push(sealed);
         }
+        for item in &items.configs {
+            let (entry, sealed) = item.seal(&trust, ring)?;
+            entries.push(entry);
+            documents.push(sealed);
+        }
         match publish::publish(&s.client, &mut trust, ring, &entries, &documents) {
             Ok(accepted) => {
                 report(&items, &documents, &accepted, format)?;
+                secret::grant_what_is_missing(s, &mut trust, ring, &items.secrets(), format.is_data())?;
                 return Ok(items);
             }
             Err(e) if publish::is_conflict(&e) && attempts < publish::ATTEMPTS => {
                 output::note("somebody published meanwhile; verifying that and trying again");
                 trust = trust::open(&s.client, &s.home, &s.context, None)?;
-                let taken = items.iter().find(|i| trust.entry(&i.deployment.name) != i.before.as_ref());
-                if let Some(taken) = taken {
-                    let name = &taken.deployment.name;
+                let deployments = items.deployments.iter();
+                let taken = deployments
+                    .filter(|i| trust.entry(&i.deployment.name) != i.before.as_ref())
+                    .map(|i| &i.deployment.name)
+                    .chain(items.configs.iter().filter(|i| i.is_taken(&trust)).map(|i| &i.config.name))
+                    .next();
+                if let Some(name) = taken {
                     return Err(CliError::conflict(format!(
                         "somebody else changed {name} since it was shown to you"
                     ))
                     .hint("look at theirs with `shoal diff -f FILE`, then apply again"));
                 }
-                let names: Vec<Draft> = drafts
-                    .iter()
-                    .filter(|d| items.iter().any(|i| i.deployment.name == d.name))
-                    .cloned()
-                    .collect();
-                items = compose_all(s, &mut trust, &names, pinned)?;
+                items = compose_all(s, &mut trust, files.drafts, files.configs, files.pinned)?;
+                items.drop_unchanged();
             }
             Err(e) => return Err(e),
         }
@@ -335,23 +402,29 @@ fn sign(
 }
 
 fn report(
-    items: &[Item],
+    items: &Items,
     documents: &[Sealed],
     accepted: &api::SnapshotAccepted,
     format: Format,
 ) -> Result<()> {
-    let deployments: Vec<PublishedDeployment> = items
-        .iter()
+    let deployments =
+        items.deployments.iter().map(|i| (i.deployment.name.to_string(), i.deployment.sequence));
+    let configs = items.configs.iter().map(|i| (i.config.name.to_string(), i.config.sequence));
+    let mut deployments: Vec<PublishedDocument> = deployments
+        .chain(configs)
         .zip(documents)
-        .map(|(i, d)| PublishedDeployment {
-            name: i.deployment.name.to_string(),
-            sequence: i.deployment.sequence,
-            digest: d.digest.to_string(),
-        })
+        .map(|((name, sequence), d)| PublishedDocument { name, sequence, digest: d.digest.to_string() })
         .collect();
+    let configs = deployments.split_off(items.deployments.len());
     if format.is_data() {
-        let published = Published { snapshot: accepted.snapshot, notified: accepted.notified, deployments };
-        return output::data(format, &published);
+        let api::SnapshotAccepted { snapshot, notified } = *accepted;
+        return output::data(format, &Published { snapshot, notified, configs, deployments });
+    }
+    for c in &configs {
+        output::line(&format!(
+            "config {} revision {} signed and published in snapshot {}",
+            c.name, c.sequence, accepted.snapshot.version
+        ));
     }
     for d in &deployments {
         output::line(&format!(

@@ -5,14 +5,83 @@ use crate::args::{Describe, Thing};
 use crate::error::{CliError, Result};
 use crate::manifest::quantity::show_bytes;
 use crate::output::{self, Cell, clean};
+use crate::trust::{self, Trust};
+use base64::Engine as _;
 use shoal_controller_core::api;
+use shoal_protocol::ids::Name;
+use shoal_protocol::latest::{Config, EntryKind, Liveness, Revision, Secret};
+use std::collections::BTreeMap;
 
 pub(super) fn run(s: &Session, args: &Describe) -> Result<()> {
     match args.thing {
         Thing::Device => device(s, args),
         Thing::Deployment => deployment(s, args),
         Thing::Pod => pod(s, args),
+        Thing::Config => config(s, args),
+        Thing::Secret => secret(s, args),
     }
+}
+
+/// What the own, verified snapshot lists under this name.
+fn listed(trust: &Trust, kind: EntryKind, word: &str, text: &str) -> Result<(Name, Revision)> {
+    let unknown = || {
+        CliError::usage(format!("no {word} is called {text}"))
+            .hint(format!("list them with `shoal get {word}s`"))
+    };
+    let name: Name = text.parse().map_err(|_| unknown())?;
+    let entry = trust.entry_of(kind, &name).filter(|e| e.liveness == Liveness::Live).ok_or_else(unknown)?;
+    Ok((name, entry.newest))
+}
+
+fn config(s: &Session, args: &Describe) -> Result<()> {
+    let mut trust = trust::open(&s.client, &s.home, &s.context, None)?;
+    let (name, newest) = listed(&trust, EntryKind::Config, "config", &args.name)?;
+    let c = trust.listed::<Config>(&s.client, &name, &newest.digest)?.into_document();
+    if args.output.format.is_data() {
+        // As a ConfigMap has it: text where it is text, base64 where not.
+        let (mut data, mut binary) = (BTreeMap::new(), BTreeMap::new());
+        for (key, value) in c.data.iter() {
+            match std::str::from_utf8(value) {
+                Ok(text) => drop(data.insert(key, text.to_owned())),
+                Err(_) => drop(binary.insert(key, base64::engine::general_purpose::STANDARD.encode(value))),
+            }
+        }
+        let (sequence, digest) = (newest.sequence, newest.digest.to_string());
+        let all = serde_json::json!({ "name": name.as_str(), "sequence": sequence, "digest": digest, "issued_at": c.issued_at, "data": data, "binaryData": binary });
+        return output::data(args.output.format, &all);
+    }
+    field("Config", name.as_str());
+    field("Revision", format!("{} ({}), signed {}", newest.sequence, newest.digest, show::time(c.issued_at)));
+    for (key, value) in c.data.iter() {
+        output::line(&format!("\n{}: {} bytes", clean(key), value.len()));
+        if let Ok(text) = std::str::from_utf8(value) {
+            text.lines().for_each(|l| output::line(&format!("  {}", clean(l))));
+        }
+    }
+    Ok(())
+}
+
+fn secret(s: &Session, args: &Describe) -> Result<()> {
+    let mut trust = trust::open(&s.client, &s.home, &s.context, None)?;
+    let (name, newest) = listed(&trust, EntryKind::Secret, "secret", &args.name)?;
+    let secret = trust.listed::<Secret>(&s.client, &name, &newest.digest)?.into_document();
+    let granted: api::GrantList =
+        s.client.get(&format!("/v1/grants/{}", newest.digest), "who has a grant")?;
+    if args.output.format.is_data() {
+        let (sequence, digest) = (newest.sequence, newest.digest.to_string());
+        let all = serde_json::json!({ "name": name.as_str(), "sequence": sequence, "digest": digest, "issued_at": secret.issued_at, "keys": secret.keys, "deployments": secret.deployments, "granted": granted.devices });
+        return output::data(args.output.format, &all);
+    }
+    field("Secret", name.as_str());
+    field(
+        "Revision",
+        format!("{} ({}), sealed {}", newest.sequence, newest.digest, show::time(secret.issued_at)),
+    );
+    field("Keys", secret.keys.join(", "));
+    field("For", secret.deployments.join(", "));
+    field("Granted", format!("{} device(s)", granted.devices.len()));
+    granted.devices.iter().for_each(|d| output::line(&format!("  {d}")));
+    Ok(())
 }
 
 /// `Name:      value`.

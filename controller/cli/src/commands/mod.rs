@@ -2,6 +2,7 @@
 
 mod apply;
 mod audit;
+mod config;
 mod decommission;
 mod delete;
 mod describe;
@@ -13,8 +14,10 @@ mod login;
 mod logs;
 mod order;
 mod provision;
+mod recipients;
 mod rollout;
 mod run;
+mod secret;
 mod show;
 mod source;
 mod token;
@@ -90,6 +93,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Logs(a) => logs::run(&open(home)?, &a),
         Command::Audit(a) => audit::run(&open(home)?, &a),
         Command::Delete(a) => delete::run(&open(home)?, &a),
+        Command::Secret(a) => secret::run(&open(home)?, &a),
         Command::Token(a) => token::run(&open(home)?, &a),
         Command::Approve(a) => enrollment::approve(&open(home)?, &a),
         Command::Deny(a) => enrollment::deny(&open(home)?, &a),

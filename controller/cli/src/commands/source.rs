@@ -6,31 +6,34 @@ use super::Session;
 use crate::args::Source;
 use crate::error::{CliError, Result};
 use crate::images::{self, Lock, Pinned};
-use crate::manifest::{self, Draft, cri, deployment};
+use crate::manifest::deployment::{self, Parsed};
+use crate::manifest::{self, Draft, cri};
 use crate::output;
 use shoal_image::Store;
 use shoal_protocol::Code;
-use shoal_protocol::ids::DeviceId;
+use shoal_protocol::ids::{DeviceId, Name};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Reads the files and prints what in them does not do what it says.
-pub(super) fn read(source: &Source) -> Result<Vec<Draft>> {
+pub(super) fn read(source: &Source) -> Result<Parsed> {
     if let Some(path) = &source.file {
-        let (drafts, findings) = deployment::parse(&shown(path), &manifest::read_text(path)?)?;
+        let (parsed, findings) = deployment::parse(&shown(path), &manifest::read_text(path)?)?;
         for line in findings.lines(&findings.warnings) {
             output::warn(&line);
         }
-        for (i, d) in drafts.iter().enumerate() {
-            if drafts[..i].iter().any(|o| o.name == d.name) {
-                return Err(CliError::usage(format!(
-                    "{} holds two deployments called {}",
-                    shown(path),
-                    d.name
-                )));
+        let twice = |names: Vec<&Name>| {
+            (1..names.len()).find(|i| names[..*i].contains(&names[*i])).map(|i| names[i].clone())
+        };
+        for (what, names) in [
+            ("deployments", parsed.deployments.iter().map(|d| &d.name).collect()),
+            ("configs", parsed.configs.iter().map(|d| &d.name).collect()),
+        ] {
+            if let Some(name) = twice(names) {
+                return Err(CliError::usage(format!("{} holds two {what} called {name}", shown(path))));
             }
         }
-        return Ok(drafts);
+        return Ok(parsed);
     }
     let (Some(pod), Some(container)) = (&source.pod, &source.container) else {
         return Err(CliError::usage("neither -f FILE nor --pod and --container are given"));
@@ -52,7 +55,7 @@ pub(super) fn read(source: &Source) -> Result<Vec<Draft>> {
         }
     }
     draft.target.selector = source.selector.as_deref().map(deployment::selector_from_text).transpose()?;
-    Ok(vec![draft])
+    Ok(Parsed { deployments: vec![draft], configs: Vec::new() })
 }
 
 /// The devices of `--device`, for a CRI pod.

@@ -2,6 +2,7 @@
 //!
 //! Never here: the pod spec (`pod`), images, keys.
 
+use super::config::{self, ConfigDraft};
 use super::reader::{Field, Findings, Object};
 use super::tree::parse_yaml;
 use super::{Draft, empty_pod, not_readable, pod, report};
@@ -11,27 +12,65 @@ use shoal_protocol::latest::{
     Activation, LogConsent, Operator, Ramp, Require, Requirement, Rollout, Selector, Target, Window,
 };
 
-/// Reads all deployments of a YAML stream; problems of all of them come back together.
-pub(crate) fn parse(file: &str, text: &str) -> Result<(Vec<Draft>, Findings)> {
+/// What a YAML stream holds.
+#[derive(Debug, Default)]
+pub(crate) struct Parsed {
+    pub(crate) deployments: Vec<Draft>,
+    pub(crate) configs: Vec<ConfigDraft>,
+}
+
+/// Reads all deployments and configs of a YAML stream; problems of all of them come back together.
+pub(crate) fn parse(file: &str, text: &str) -> Result<(Parsed, Findings)> {
     let documents = parse_yaml(text).map_err(|e| not_readable(file, "YAML", &e))?;
     if documents.is_empty() {
         return Err(CliError::usage(format!("{file} holds no deployment")));
     }
     let mut f = Findings::new(file);
-    let mut drafts = Vec::new();
+    let mut parsed = Parsed::default();
     for node in &documents {
-        drafts.extend(document(&Field { path: String::new(), node }, &mut f));
+        document(&Field { path: String::new(), node }, &mut f, &mut parsed);
     }
-    if !f.problems.is_empty() || drafts.len() != documents.len() {
+    let read = parsed.deployments.len() + parsed.configs.len();
+    if !f.problems.is_empty() || read != documents.len() {
         return Err(report(&f));
     }
-    Ok((drafts, f))
+    Ok((parsed, f))
 }
 
-fn document(field: &Field<'_>, f: &mut Findings) -> Option<Draft> {
+#[derive(Clone, Copy)]
+enum What {
+    Deployment,
+    Config,
+    Secret,
+}
+
+fn document(field: &Field<'_>, f: &mut Findings, parsed: &mut Parsed) {
     let mut o = field.object(f);
-    o.need("apiVersion", f).and_then(|v| v.word(f, &[("shoal/v1", ())]));
-    o.need("kind", f).and_then(|v| v.word(f, &[("Deployment", ())]));
+    let version = o.need("apiVersion", f);
+    let kind = o.need("kind", f);
+    let words = [("Deployment", What::Deployment), ("ConfigMap", What::Config), ("Secret", What::Secret)];
+    let what = kind.as_ref().and_then(|k| k.word(f, &words));
+    // A ConfigMap is taken as it is in Kubernetes' own files.
+    let versions: &[(&str, ())] = match what {
+        Some(What::Config | What::Secret) => &[("shoal/v1", ()), ("v1", ())],
+        _ => &[("shoal/v1", ())],
+    };
+    version.and_then(|v| v.word(f, versions));
+    match (what, kind) {
+        (Some(What::Deployment), _) => parsed.deployments.extend(deployment(o, f)),
+        (Some(What::Config), _) => {
+            parsed.configs.extend(config::read(&mut o, f, field));
+            o.finish(f);
+        }
+        (Some(What::Secret), Some(kind)) => kind.problem(
+            f,
+            "a secret's values belong in no file beside deployments: `shoal secret create NAME --for DEPLOYMENT --from-file KEY=FILE`",
+        ),
+        _ => {}
+    }
+}
+
+fn deployment(mut o: Object<'_>, f: &mut Findings) -> Option<Draft> {
     let mut template = empty_pod();
     let mut name = None;
     if let Some(metadata) = o.need("metadata", f) {
@@ -270,7 +309,7 @@ mod tests {
     fn the_reference_file_uses_every_field_and_has_no_problem() {
         let (drafts, f) = parse("reference.yaml", FULL).unwrap();
         assert_eq!(f.lines(&f.warnings), Vec::<String>::new());
-        let d = &drafts[0];
+        let d = &drafts.deployments[0];
         assert_eq!(d.name.as_str(), "thermostat");
         assert_eq!(d.target.selector.as_ref().unwrap().match_labels.get("site"), Some("north"));
         assert_eq!((d.rollout.max_unavailable, d.rollout.deadline), (Some(2), Some(600)));
@@ -307,7 +346,7 @@ mod tests {
                  {pod}\n      containers: [{{name: a, image: x, ports: [{ports}]}}]\n"
             );
             parse("a.yaml", &text).map(|(drafts, f)| {
-                let ports = &drafts[0].pod.ports;
+                let ports = &drafts.deployments[0].pod.ports;
                 (ports.iter().map(|p| (p.container_port, p.host_port)).collect::<Vec<_>>(), f.warnings.len())
             })
         };

@@ -1,8 +1,9 @@
 //! `$(NAME)` in commands, arguments and variables, as Kubernetes expands it. Pure.
 //!
 //! Only the container's own variables count, those before it for a variable's value; what names none stays as it is,
-//! and `$$` stands for one `$`.
+//! and `$$` stands for one `$`. What comes from a config or secret is known on devices only, and stays as it is.
 
+use super::config;
 use shoal_protocol::latest::EnvVar;
 
 /// One text with the names in it replaced.
@@ -18,7 +19,7 @@ pub(super) fn expand(text: &str, env: &[EnvVar]) -> String {
             rest = tail;
         } else if let Some((name, tail)) = name {
             // Of one that stands twice the last counts.
-            match env.iter().rfind(|e| e.name == name) {
+            match env.iter().rfind(|e| e.name == name && config::is_plain(e)) {
                 Some(e) => out.push_str(&e.value),
                 None => out.extend(["$(", name, ")"]),
             }
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> Vec<EnvVar> {
-        pairs.iter().map(|(n, v)| EnvVar { name: (*n).into(), value: (*v).into() }).collect()
+        pairs.iter().map(|(n, v)| EnvVar::plain(*n, *v)).collect()
     }
 
     #[test]

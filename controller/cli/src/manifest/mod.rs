@@ -2,6 +2,7 @@
 //!
 //! Never here: reading images, signing, the network.
 
+pub(crate) mod config;
 pub(crate) mod cri;
 pub(crate) mod deployment;
 mod expand;
@@ -16,8 +17,8 @@ use crate::error::{CliError, OnPath as _, Result};
 use reader::Findings;
 use shoal_protocol::ids::{Name, Timestamp};
 use shoal_protocol::latest::{
-    DeviceGrant, Engine, EnvVar, LogConsent, Mount, PodTemplate, Require, Resources, RestartPolicy, Rollout,
-    Target,
+    DeviceGrant, Engine, EnvFrom, EnvVar, LogConsent, Mount, PodTemplate, Require, Resources, RestartPolicy,
+    Rollout, Target,
 };
 use std::path::Path;
 
@@ -56,6 +57,7 @@ pub(crate) struct ContainerDraft {
     /// Replaces the image's command.
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<EnvVar>,
+    pub(crate) env_from: Vec<EnvFrom>,
     pub(crate) working_dir: Option<String>,
     pub(crate) resources: Resources,
     pub(crate) mounts: Vec<Mount>,
@@ -82,6 +84,7 @@ impl ContainerDraft {
             command: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
+            env_from: Vec::new(),
             working_dir: None,
             resources: Resources::default(),
             mounts: Vec::new(),

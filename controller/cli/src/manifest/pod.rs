@@ -3,7 +3,7 @@
 //! Never here: images (the reference stays text), selection, rollout.
 
 use super::reader::{Field, Findings, Object, nearest};
-use super::{ContainerDraft, ProbeActionDraft, expand, limits, probe};
+use super::{ContainerDraft, ProbeActionDraft, config, expand, limits, probe};
 use shoal_protocol::ids::Name;
 use shoal_protocol::latest::{
     DeviceGrant, Engine, EnvVar, Mount, Network, PodTemplate, PortMapping, ProbeKind, RestartPolicy,
@@ -159,9 +159,15 @@ fn volume(field: &Field<'_>, f: &mut Findings) -> Option<Volume> {
         p.finish(f);
         sources.push(VolumeSource::Persistent { size_limit });
     }
+    for (word, is_secret) in [("configMap", false), ("secret", true)] {
+        if let Some(v) = o.get(word) {
+            sources.extend(config::volume(&v, f, is_secret));
+        }
+    }
+    o.unsupported("projected", f, "mount each config and secret as a volume of its own");
     o.finish(f);
     if sources.len() != 1 {
-        field.problem(f, "expected exactly one of emptyDir, hostPath, persistent");
+        field.problem(f, "expected exactly one of configMap, secret, emptyDir, hostPath, persistent");
     }
     Some(Volume { name: name?, source: sources.pop()? })
 }
@@ -193,6 +199,13 @@ fn container(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -> Opti
     c.args = o.get("args").map(|l| l.texts(f)).unwrap_or_default();
     c.working_dir = o.get("workingDir").and_then(|w| absolute(&w, f));
     c.env = o.get("env").map(|l| l.list(f)).unwrap_or_default().iter().filter_map(|e| env(e, f)).collect();
+    c.env_from = o
+        .get("envFrom")
+        .map(|l| l.list(f))
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|e| config::env_from(e, f))
+        .collect();
     expand::variables(&mut c.env);
     expand::all(&mut c.command, &c.env);
     expand::all(&mut c.args, &c.env);
@@ -248,7 +261,6 @@ fn container(field: &Field<'_>, f: &mut Findings, pod: &mut PodTemplate) -> Opti
         "ignored: nobody attaches, so standard input ends only when the container is to",
     );
     o.unsupported("tty", f, "ignored: a deployment has no terminal");
-    o.unsupported("envFrom", f, "ignored: write the variables out under env");
     o.unsupported("terminationMessagePath", f, "ignored: the end's cause and last lines are reported anyway");
     o.finish(f);
     complete.then_some(c)
@@ -258,11 +270,16 @@ fn env(field: &Field<'_>, f: &mut Findings) -> Option<EnvVar> {
     let mut o = field.object(f);
     let name = o.need("name", f).and_then(|n| n.text(f));
     let value = o.get("value").map_or(Some(String::new()), |v| v.text(f));
-    if let Some(from) = o.get("valueFrom") {
-        from.problem(f, "valueFrom is not supported: write the value out");
-    }
+    let from = o.get("valueFrom").map(|v| (config::value_from(&v, f), v));
     o.finish(f);
-    env_var(field, f, name?, value?)
+    let mut variable = env_var(field, f, name?, value?)?;
+    if let Some((from, place)) = from {
+        if !variable.value.is_empty() {
+            place.problem(f, "a variable has a value or a valueFrom, not both");
+        }
+        variable.from = Some(from?);
+    }
+    Some(variable)
 }
 
 /// Checks a variable's name and bytes.
@@ -274,7 +291,7 @@ pub(super) fn env_var(field: &Field<'_>, f: &mut Findings, name: String, value: 
         );
         return None;
     }
-    Some(EnvVar { name, value })
+    Some(EnvVar::plain(name, value))
 }
 
 fn mount(field: &Field<'_>, f: &mut Findings, pod: &PodTemplate) -> Option<Mount> {
@@ -289,7 +306,11 @@ fn mount(field: &Field<'_>, f: &mut Findings, pod: &PodTemplate) -> Option<Mount
     let name = volume.parsed::<Name>(f)?;
     let source = pod.volumes.iter().find(|v| v.name == name).map(|v| &v.source);
     // A folder of the device is somebody else's: written to only where the file says so.
-    let read_only = read_only.unwrap_or(matches!(source, Some(VolumeSource::HostPath { .. })));
+    let of_files = source.is_some_and(|s| s.files().is_some());
+    if of_files && read_only == Some(false) {
+        field.warn(f, "files of a config or secret are read-only whatever is written here");
+    }
+    let read_only = of_files || read_only.unwrap_or(matches!(source, Some(VolumeSource::HostPath { .. })));
     if source.is_none() {
         let names: Vec<&str> = pod.volumes.iter().map(|v| v.name.as_str()).collect();
         volume.problem(f, format!("no volume is called {name}; the pod's volumes: {}", names.join(", ")));

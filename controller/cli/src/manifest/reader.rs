@@ -202,6 +202,11 @@ impl<'a> Field<'a> {
     pub(crate) fn object(&self, f: &mut Findings) -> Object<'a> {
         Object { path: self.path.clone(), place: self.place(), entries: self.entries(f), asked: Vec::new() }
     }
+    /// All fields of a map whose names are the file's own.
+    pub(crate) fn pairs(&self, f: &mut Findings) -> Vec<(&'a str, Field<'a>)> {
+        let field = |e: &'a Entry| Field { path: format!("{}.{}", self.path, e.key), node: &e.value };
+        self.entries(f).iter().map(|e| (e.key.as_str(), field(e))).collect()
+    }
     /// A map of text to text (labels, annotations).
     pub(crate) fn text_map(&self, f: &mut Findings) -> TextMap {
         let mut map = TextMap::default();

@@ -58,7 +58,8 @@ pub use rollouts::{
 };
 pub use text::{ApiError, Base64, Ca, Controller, DigestText, Login, PublicKey, UnknownValue, Version};
 pub use trust::{
-    DeviceRecord, Enrollment, EnrollmentDecided, EnrollmentList, EnrollmentState, OrderAccepted, Plan,
-    PlanRequest, PlannedDevice, PostOrder, PostRecord, PostRoot, PostSnapshot, PostToken, RecordAccepted,
-    Revoked, RootAccepted, SnapshotAccepted, SnapshotRef, Token, TokenAccepted, TokenList, Trust,
+    DeviceRecord, Enrollment, EnrollmentDecided, EnrollmentList, EnrollmentState, GrantList, GrantsAccepted,
+    OrderAccepted, Plan, PlanRequest, PlannedDevice, PostGrants, PostOrder, PostRecord, PostRoot,
+    PostSnapshot, PostToken, RecordAccepted, RecordList, Revoked, RootAccepted, SignedRecord,
+    SnapshotAccepted, SnapshotRef, Token, TokenAccepted, TokenList, Trust,
 };

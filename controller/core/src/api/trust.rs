@@ -52,6 +52,46 @@ pub struct PostSnapshot {
     pub expected_previous: Option<DigestText>,
 }
 
+/// `POST /v1/grants`: keys to secrets, each for one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostGrants {
+    /// Envelopes of grants.
+    pub grants: Vec<Base64>,
+}
+
+/// The grants are stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantsAccepted {
+    /// For how many devices they are.
+    pub devices: u64,
+}
+
+/// `GET /v1/grants/{secret}`: who has a grant of this revision of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantList {
+    /// The devices.
+    pub devices: Vec<DeviceId>,
+}
+
+/// `GET /v1/records`: device records as they were signed, for an operator to verify.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordList {
+    /// All devices that are not revoked.
+    pub records: Vec<SignedRecord>,
+}
+
+/// One record with what it takes to verify it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedRecord {
+    /// Whose it is said to be.
+    pub device: DeviceId,
+    /// Its envelope.
+    pub record: Base64,
+    /// Envelope of the token that it enrolled by; its key may have signed the record.
+    pub token: Option<Base64>,
+}
+
 /// A snapshot by version and identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRef {

@@ -88,6 +88,7 @@ impl Device {
             probes: Vec::new(),
             post_start: None,
             pre_stop: None,
+            private_env: Vec::new(),
             stdin: false,
             init: false,
             devices: Vec::new(),

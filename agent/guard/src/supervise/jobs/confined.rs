@@ -168,6 +168,7 @@ impl Supervise {
             first: false,
             network: None,
             jail: jail.as_ref(),
+            content: &[],
             ids: owner,
             limits: vec![
                 (Resource::Core, 0),

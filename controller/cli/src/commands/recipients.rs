@@ -1,0 +1,110 @@
+//! To whom something may be sealed: devices whose records verify by the own root chain (S27).
+
+use crate::trust::{Trust, now};
+use shoal_controller_core::api;
+use shoal_protocol::ids::DeviceId;
+use shoal_protocol::latest::{DeviceRecord, Kind};
+use shoal_protocol::verify::{Expect, Verdict, verify};
+
+/// Those that may be sealed to, and those that may not.
+pub(super) fn recipients(trust: &Trust, served: api::RecordList) -> (Vec<DeviceRecord>, Vec<DeviceId>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for signed in served.records {
+        match verified(trust, &signed) {
+            // Signed out by an operator: it gets nothing any more.
+            Some(record) if record.decommissioned => {}
+            Some(record) => good.push(record),
+            None => bad.push(signed.device),
+        }
+    }
+    (good, bad)
+}
+
+fn verified(trust: &Trust, signed: &api::SignedRecord) -> Option<DeviceRecord> {
+    let mut state = trust.state.clone();
+    // Record and token may be past their time by now: both counted when the device came.
+    if let Some(token) = &signed.token
+        && let Ok(Verdict::Token(v)) = verify(&token.0, &state, now(), Expect::Stored(Kind::Token))
+    {
+        state.tokens = vec![v.into_document()];
+    }
+    match verify(&signed.record.0, &state, now(), Expect::Stored(Kind::Device)) {
+        Ok(Verdict::Device(v)) if v.document().device == signed.device => Some(v.into_document()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::seal;
+    use crate::trust::tests::{Fleet, signer};
+    use shoal_protocol::Signer;
+    use shoal_protocol::ids::Bytes;
+    use shoal_protocol::latest::{Minima, Token};
+    use shoal_protocol::text_map::TextMap;
+
+    fn record(trust: &Trust, sequence: u64) -> DeviceRecord {
+        let identity = signer(40).key();
+        DeviceRecord {
+            fleet: trust.anchor().unwrap().fleet.clone(),
+            epoch: 1,
+            device: identity.device_id(),
+            sequence,
+            issued_at: now(),
+            identity,
+            sealing: Bytes(vec![9; 32]),
+            attest: signer(41).key(),
+            labels: TextMap::default(),
+            decommissioned: false,
+        }
+    }
+
+    fn token(trust: &Trust, by: u8) -> Vec<u8> {
+        let token = Token {
+            fleet: trust.anchor().unwrap().fleet.clone(),
+            epoch: 1,
+            key: signer(42).key(),
+            issued_at: now(),
+            // It ended long ago, as the token of most devices has.
+            not_after: shoal_protocol::ids::Timestamp(1),
+            uses: 1,
+            approval: false,
+            minima: Minima { root_version: 1, snapshot_version: 1, time: now() },
+            labels: TextMap::default(),
+        };
+        seal(&token, &[&signer(by) as &dyn Signer]).unwrap().0
+    }
+
+    #[test]
+    fn s27_only_a_device_whose_record_verifies_here_is_sealed_to() {
+        let fleet = Fleet::new();
+        let (trust, _) = fleet.founder();
+        let signed = |by: u8, token: Option<Vec<u8>>| {
+            let r = record(&trust, 1);
+            let envelope = seal(&r, &[&signer(by) as &dyn Signer]).unwrap().0;
+            api::SignedRecord { device: r.device, record: envelope.into(), token: token.map(Into::into) }
+        };
+        let mut renamed = signed(2, None);
+        renamed.device = signer(43).key().device_id();
+        let cases = [
+            ("by the operator", signed(2, None), true),
+            ("by its token", signed(42, Some(token(&trust, 2))), true),
+            ("by the controller's own key", signed(3, None), false),
+            ("by a stranger", signed(50, None), false),
+            ("by a token that is not there", signed(42, None), false),
+            ("by a token that the controller made", signed(42, Some(token(&trust, 3))), false),
+            ("of another device", renamed, false),
+        ];
+        for (what, signed, wanted) in cases {
+            let device = signed.device.clone();
+            let (good, bad) = recipients(&trust, api::RecordList { records: vec![signed] });
+            assert_eq!((good.len(), bad.len()), (usize::from(wanted), usize::from(!wanted)), "{what}");
+            assert!(wanted || bad == [device], "{what}");
+        }
+        let gone = DeviceRecord { decommissioned: true, ..record(&trust, 2) };
+        let envelope = seal(&gone, &[&signer(2) as &dyn Signer]).unwrap().0;
+        let gone = api::SignedRecord { device: gone.device, record: envelope.into(), token: None };
+        assert_eq!(recipients(&trust, api::RecordList { records: vec![gone] }), (vec![], vec![]));
+    }
+}
