@@ -7,8 +7,11 @@ use crate::fleet::{self, Fleet, NOW, YEAR, entry, full, key, revision, seal, see
 use crate::{prefixed, split_first};
 use shoal_protocol::codec::{self, Limits, Value};
 use shoal_protocol::envelope::{self, Envelope};
-use shoal_protocol::ids::{Digest, Timestamp};
-use shoal_protocol::latest::{Deployment, DeviceRecord, Fact, Kind, Order, Report, Root, Snapshot, Token};
+use shoal_protocol::ids::{Digest, Name, Timestamp};
+use shoal_protocol::latest::{
+    Config, Deployment, DeviceRecord, EntryKind, Fact, Grant, Kind, Order, Report, Root, Secret, Snapshot,
+    Token,
+};
 use shoal_protocol::verify::{Expect, Known, Standing, TrustState, Verdict, Viewpoint, time, verify};
 use shoal_protocol::{Ed25519Signer, Signer};
 use std::collections::BTreeSet;
@@ -64,17 +67,21 @@ fn right(kind: Kind) -> u8 {
         Kind::Order => seed::ONLINE,
         Kind::Report => seed::IDENTITY,
         Kind::Fact => seed::ATTEST,
-        Kind::Deployment | Kind::Config | Kind::Secret | Kind::Release | Kind::Removal => seed::DEPLOY,
+        Kind::Deployment | Kind::Config | Kind::Secret | Kind::Grant | Kind::Release | Kind::Removal => {
+            seed::DEPLOY
+        }
     }
 }
 
 /// Who may sign what, said a second time: every accepted document must hold against this.
 fn may_sign(verdict: &Verdict, signed_by: &[u8]) -> bool {
     let by = |seed: u8| signed_by.contains(&seed);
+    let named = |name: &Name| by(seed::DEPLOY) || by(seed::WEB) && name.as_str().starts_with("web-");
     match verdict {
-        Verdict::Deployment(d) => {
-            by(seed::DEPLOY) || by(seed::WEB) && d.document().name.as_str().starts_with("web-")
-        }
+        Verdict::Deployment(d) => named(&d.document().name),
+        Verdict::Config(d) => named(&d.document().name),
+        Verdict::Secret(d) => named(&d.document().name),
+        Verdict::Grant(d) => named(&d.document().name),
         Verdict::Device(d) => by(seed::ENROLL) || by(seed::TOKEN) && d.document().sequence == 1,
         other => by(right(other.kind())),
     }
@@ -163,7 +170,14 @@ fn hold_once_accepted(
 
 fn expected(kind: Kind) -> Expect {
     match kind {
-        Kind::Root | Kind::Snapshot | Kind::Deployment | Kind::Device | Kind::Order => Expect::Delivered,
+        Kind::Root
+        | Kind::Snapshot
+        | Kind::Deployment
+        | Kind::Config
+        | Kind::Secret
+        | Kind::Grant
+        | Kind::Device
+        | Kind::Order => Expect::Delivered,
         other => Expect::Only(other),
     }
 }
@@ -179,7 +193,10 @@ fn read(kind: Kind, body: &[u8]) {
         Kind::Order => decode::<Order>(body),
         Kind::Report => decode::<Report>(body),
         Kind::Fact => decode::<Fact>(body),
-        Kind::Config | Kind::Secret | Kind::Release | Kind::Removal => decode::<Value>(body),
+        Kind::Config => decode::<Config>(body),
+        Kind::Secret => decode::<Secret>(body),
+        Kind::Grant => decode::<Grant>(body),
+        Kind::Release | Kind::Removal => decode::<Value>(body),
     }
 }
 
@@ -191,11 +208,20 @@ fn decode<T: serde::Serialize + serde::de::DeserializeOwned>(body: &[u8]) {
 
 /// Lists the payload in the state's snapshot, as an operator would who signs it.
 fn list(state: &mut TrustState, kind: Kind, body: &[u8]) {
-    if kind != Kind::Deployment {
-        return;
-    }
-    let Ok(d) = codec::decode::<Deployment>(body, Limits::of_size(body.len())) else { return };
-    let listed = entry(d.name.as_str(), revision(d.sequence, envelope::identity(kind, body)));
+    let limits = Limits::of_size(body.len());
+    let named = match kind {
+        Kind::Deployment => codec::decode::<Deployment>(body, limits).map(|d| (d.name, d.sequence)),
+        Kind::Config => codec::decode::<Config>(body, limits).map(|d| (d.name, d.sequence)),
+        Kind::Secret => codec::decode::<Secret>(body, limits).map(|d| (d.name, d.sequence)),
+        _ => return,
+    };
+    let Ok((name, sequence)) = named else { return };
+    let mut listed = entry(name.as_str(), revision(sequence, envelope::identity(kind, body)));
+    listed.kind = match kind {
+        Kind::Config => EntryKind::Config,
+        Kind::Secret => EntryKind::Secret,
+        _ => EntryKind::Deployment,
+    };
     if let Some(held) = &state.snapshot {
         let snapshot = Snapshot { entries: vec![listed], ..(*held.document).clone() };
         state.snapshot = Some(Known { document: Arc::new(snapshot), digest: held.digest });
@@ -227,6 +253,9 @@ fn samples() -> Vec<(u8, Vec<u8>)> {
         of(seal(&fleet.record(2), &[seed::ENROLL])),
         of(seal(&fleet.token(), &[seed::ENROLL])),
         of(seal(&full::report(&fleet), &[seed::IDENTITY])),
+        of(seal(&full::config(&fleet), &[seed::DEPLOY])),
+        of(seal(&full::secret(&fleet), &[seed::DEPLOY])),
+        of(seal(&full::grant(&fleet), &[seed::DEPLOY])),
     ];
     out.extend(full::orders(&fleet).iter().map(|o| of(seal(o, &[seed::ONLINE]))));
     out.extend(full::facts(&fleet).iter().map(|f| of(seal(f, &[seed::ATTEST]))));

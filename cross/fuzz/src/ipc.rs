@@ -170,6 +170,7 @@ pub(crate) fn layout_seeds() -> Vec<Vec<u8>> {
         stdin: false,
         init: false,
         devices: vec![],
+        private_env: vec![],
     };
     let ticket = Ticket {
         version: 1,
@@ -195,6 +196,7 @@ pub(crate) fn layout_seeds() -> Vec<Vec<u8>> {
         stageable: true,
         startable: true,
         reason: String::new(),
+        detail: String::new(),
     };
     let enroll = EnrollMaterial { roots: vec![vec![1, 2]], token: vec![3] };
     vec![

@@ -53,6 +53,7 @@ fn hello(hello: &Hello) -> bool {
         record: 1,
         snapshot: Some(SnapshotRef { version: 2, digest: Digest::of(b"snapshot") }),
         documents: vec![(&name, revision)],
+        inputs: Vec::new(),
     };
     let mut holds = Holds::from(hello);
     let sent = bring_up_to_date(&mut holds, &wants);
