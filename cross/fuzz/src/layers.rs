@@ -11,6 +11,8 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use tar::Header;
 
+/// Sandboxes are called so, with the process that they belong to.
+const PREFIX: &str = "shoal-fuzz-";
 const GZIP: u8 = 1;
 const ZSTD: u8 = 2;
 /// The input's own checksums are left as they are.
@@ -33,8 +35,11 @@ impl Sandbox {
     fn make() -> Self {
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
-        let dir =
-            tempfile::Builder::new().prefix("shoal-fuzz-").tempdir_in(base).unwrap_or_else(|e| panic!("{e}"));
+        sweep(&base);
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{PREFIX}{}-", std::process::id()))
+            .tempdir_in(base)
+            .unwrap_or_else(|e| panic!("{e}"));
         let store = Store::open(dir.path().join("store")).unwrap_or_else(|e| panic!("{e}"));
         std::fs::create_dir(dir.path().join("outside")).unwrap_or_else(|e| panic!("{e}"));
         Self { dir, store }
@@ -70,6 +75,18 @@ impl Sandbox {
         }
         let _ = std::fs::remove_file(self.store.root().join("index.json"));
         assert!(names(&self.store.root().join("incoming")).is_empty(), "something half-written stayed");
+    }
+}
+
+/// Takes away what earlier processes left: a sandbox lives as long as its process, which an engine ends without a word.
+fn sweep(base: &Path) {
+    for name in names(base) {
+        let Some((pid, _)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')) else {
+            continue;
+        };
+        if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
+            let _ = std::fs::remove_dir_all(base.join(name));
+        }
     }
 }
 
