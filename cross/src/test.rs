@@ -78,9 +78,9 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         fuzzing(if args.full { 60 } else { FUZZ_SECONDS }, &mut count)?;
     }
     stage("end-to-end tests on real parts", began);
-    // Two at a time: each is a whole fleet, which waits more than it works, and there may be two cores.
+    // Some at a time: each is a whole fleet, which waits much more than it works.
     let mut lab = cargo(&["test", "--no-fail-fast", "-p", "shoal-lab", "--"]);
-    lab.args(["--test-threads", "2"]).args(&args.only).env("SHOAL_LAB_BIN", &bins);
+    lab.args(["--test-threads", "4"]).args(&args.only).env("SHOAL_LAB_BIN", &bins);
     lab.envs(network_env()?);
     if args.full {
         lab.env("SHOAL_FULL", "1");

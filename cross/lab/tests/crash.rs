@@ -74,8 +74,15 @@ impl Storm {
             Ok(all.iter().any(|p| of_newest(&p)).then_some(()))
         })
         .unwrap_or_else(|e| panic!("{e:#}\nafter {} kills\n{last:#}\n{}", self.kills, self.fleet.outputs()));
-        let ps = self.fleet.lab.devices[0].cli(&["ps", "--output", "json"]).unwrap().ok().unwrap();
-        assert_eq!(ps.matches("\"pid\"").count(), 1, "one container runs:\n{ps}\n{}", self.fleet.outputs());
+        // The status is the agent's; what supervise has may be a moment behind it, but never two.
+        let mut ps = String::new();
+        wait_until("one container to run", LONG, || {
+            ps = self.fleet.lab.devices[0].cli(&["ps", "--output", "json"])?.ok()?;
+            let count = ps.matches("\"pid\"").count();
+            assert!(count <= 1, "one container runs:\n{ps}\n{}", self.fleet.outputs());
+            Ok((count == 1).then_some(()))
+        })
+        .unwrap_or_else(|e| panic!("{e:#}\n{ps}\n{}", self.fleet.outputs()));
     }
 }
 
