@@ -26,8 +26,8 @@ pub(crate) struct Args {
     only: Option<String>,
 }
 
-/// Each target is fuzzed this long: all of them together stay under a minute.
-const FUZZ_SECONDS: u64 = 4;
+/// Each target is fuzzed this long: all of them together, with what it costs to begin, stay under a minute.
+const FUZZ_SECONDS: u64 = 2;
 
 #[derive(Debug, Default)]
 struct Count {
@@ -66,6 +66,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         stage("unit, property and integration tests", began);
         let mut tests = cargo(&["test", "--no-fail-fast", "--workspace"]);
         tests.args(["--exclude", "shoal-lab", "--exclude", "shoal-runner"]).env("SHOAL_LIBEXEC", &bins);
+        // Like the end-to-end tests, most of guard's wait for processes that they started.
+        tests.env("RUST_TEST_THREADS", "4");
         tests.envs(network_env()?);
         run_tests(&mut tests, &mut count)?;
         stage("the engine's runner", began);
@@ -80,7 +82,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     stage("end-to-end tests on real parts", began);
     // Some at a time: each is a whole fleet, which waits much more than it works.
     let mut lab = cargo(&["test", "--no-fail-fast", "-p", "shoal-lab", "--"]);
-    lab.args(["--test-threads", "4"]).args(&args.only).env("SHOAL_LAB_BIN", &bins);
+    lab.args(["--test-threads", "5"]).args(&args.only).env("SHOAL_LAB_BIN", &bins);
     lab.envs(network_env()?);
     if args.full {
         lab.env("SHOAL_FULL", "1");

@@ -1,8 +1,7 @@
 //! Mistakes of people and faults of machines, through the binaries: each a clear error, and nothing lost.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use shoal_lab::{Finished, wait_until};
 
 fn said(done: &Finished) -> String {

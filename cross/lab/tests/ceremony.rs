@@ -1,8 +1,7 @@
 //! What real devices make of ceremonies: a lost root key, roots walked after an absence, a stolen operator key.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use serde_json::Value;
 use shoal_lab::{Finished, Operator, wait_until};
 use std::path::{Path, PathBuf};

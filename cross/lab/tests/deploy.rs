@@ -1,8 +1,7 @@
 //! The main line: apply, admit, pull, compile, run under limits, report, log.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 
 const LIMITS: &str = "resources:\n  limits:\n    memory: 64Mi\n    cpu: 250m\n    pids: 16";
 

@@ -2,8 +2,7 @@
 //! controller and the device's disk hold of a secret.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use shoal_lab::wait_until;
 use std::path::{Path, PathBuf};
 

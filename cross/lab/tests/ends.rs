@@ -1,8 +1,7 @@
 //! How a container ended: each cause told apart, from the process up to the operator's screen.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 
 fn end_of(name: &str, wat: &str, extra: &str, cause: &str) -> serde_json::Value {
     let fleet = fleet_with(1);

@@ -1,8 +1,7 @@
 //! How devices come in and leave: an operator's approval, a factory without a network, power cuts, decommissioning.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use serde_json::Value;
 use shoal_lab::{Device, Finished, wait_until};
 use std::path::{Path, PathBuf};

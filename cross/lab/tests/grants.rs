@@ -1,8 +1,7 @@
 //! Networks and devices from the operator's file to the device: granted, shown before signing, and refused where the owner says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 

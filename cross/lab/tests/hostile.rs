@@ -1,8 +1,7 @@
 //! A thief of the controller, a forger on the broker: what they send is refused on the device, by the right code.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use shoal_lab::{Finished, wait_until};
 use std::process::Command;
 

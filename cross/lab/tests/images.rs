@@ -1,8 +1,7 @@
 //! Images that other tools made, from Debian's own registry and from archives, through import and pull to a running pod.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use shoal_lab::{Finished, Service, wait_until};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

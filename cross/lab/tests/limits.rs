@@ -1,8 +1,7 @@
 //! Limits and their causes, from the operator's file to the operator's screen; and that neighbours do not feel them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 
 /// The container of the first pod of `name` once it has ended.
 fn end_of(fleet: &Fleet, name: &str, cause: &str) -> serde_json::Value {

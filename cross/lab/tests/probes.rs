@@ -1,8 +1,7 @@
 //! Probes, hooks, start order and the way to an end: from the operator's file through real devices to the report.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use serde_json::Value;
 
 /// What the small guests below share: an open of `name` in the volume (the descriptor whose name is not `/`: the

@@ -1,8 +1,7 @@
 //! B7: behind an HTTP proxy that leads to one port and nowhere else, everything works; and what failed is named.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use shoal_lab::Service;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

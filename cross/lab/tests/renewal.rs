@@ -1,8 +1,7 @@
 //! A device's certificate ends, and the device does not: it is renewed by itself, unseen by what runs (B6, U3).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use serde_json::Value;
 use shoal_lab::{Device, wait_until};
 use std::time::{SystemTime, UNIX_EPOCH};

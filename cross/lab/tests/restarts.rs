@@ -1,8 +1,7 @@
 //! What stays and what comes back: cold boots, reconnects, restarts of agent and controller, crash loops.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use serde_json::Value;
 use shoal_lab::{Device, wait_until};
 

@@ -2,8 +2,7 @@
 //! nothing of it stays.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use shoal_lab::{Finished, wait_until};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;

@@ -1,8 +1,7 @@
 //! Without root: what cannot be enforced is refused, the rest runs and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 
 #[test]
 fn without_root_limits_are_refused_and_a_container_without_them_runs_unconfined() {

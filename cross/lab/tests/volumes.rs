@@ -1,8 +1,7 @@
 //! Volumes from the operator's file to the device: what is granted, how much of it, and what the owner forbids.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use std::os::unix::fs::PermissionsExt as _;
 
 /// A guest that opens the file `f` in its volume anew (the descriptor whose name is not `/`; they are in no order), writes 64 KiB at a time until that fails, at most 100

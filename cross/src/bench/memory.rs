@@ -9,8 +9,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::idle::{device_processes, pss_kib};
 use super::start::Device;
-use super::{device_processes, float, machine, percentile, pss_kib};
+use super::{float, machine, percentile};
 
 /// Says one byte and waits for an hour.
 const WAITS: &str = r#"(module

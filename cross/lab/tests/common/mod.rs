@@ -1,5 +1,4 @@
 //! What every end-to-end test needs: a fleet in a temporary folder, small guests, manifests, and waiting.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 use serde_json::Value;
 use shoal_lab::{Binaries, Finished, Lab, wait_until};
