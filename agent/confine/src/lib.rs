@@ -6,6 +6,7 @@
 mod container;
 mod folders;
 mod kernel;
+mod place;
 mod privileges;
 pub mod process;
 mod readback;
@@ -24,7 +25,7 @@ use std::path::Path;
 pub use container::container;
 pub use folders::Grant;
 pub use kernel::{Feature, missing};
-pub use privileges::{drop_privileges, keep_in_bounding_set};
+pub use privileges::{drop_privileges, hide_memory, keep_in_bounding_set};
 pub use readback::Namespaces;
 pub use root::{ROOTFS, plain_files, plain_root};
 pub use syscalls::{Filter, no_new_code};
@@ -160,7 +161,7 @@ pub fn enter(plan: &mut Plan<'_>) -> Result<(), StepError> {
 
 /// The walls alone: the end of [`enter`], and what a trial does for itself once it was executed and has its engine loaded.
 pub fn raise(walls: &Walls<'_>) -> Result<(), StepError> {
-    privileges::hide_memory().map_err(at("make the process undumpable"))?;
+    hide_memory().map_err(at("make the process undumpable"))?;
     // 7. Folders and ports, by Landlock as far as this kernel has it.
     folders::restrict(&walls.grants, walls.sockets)?;
     // 8. Read back, while the calls for that are still allowed.
@@ -172,7 +173,7 @@ pub fn raise(walls: &Walls<'_>) -> Result<(), StepError> {
 /// The same for a job that compiles, by itself once it was executed: its folder, and no call that it has no use for.
 /// Its compiler makes threads and more calls than a container's engine, so these are named rather than the rest.
 pub fn fence(grants: &[Grant]) -> Result<(), StepError> {
-    privileges::hide_memory().map_err(at("make the process undumpable"))?;
+    hide_memory().map_err(at("make the process undumpable"))?;
     folders::restrict(grants, Sockets::None)?;
     readback::walls(grants)?;
     syscalls::fence()

@@ -49,7 +49,7 @@ pub(crate) fn every() -> impl Iterator<Item = CapabilitySet> {
     (0..64).map_while(|bit| CapabilitySet::from_bits(1 << bit))
 }
 
-/// No debugger, no core, and `/proc/PID` belongs to root.
-pub(crate) fn hide_memory() -> io::Result<()> {
+/// No debugger, no core, and `/proc/PID` belongs to root. Also what the guard does with its own memory.
+pub fn hide_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }

@@ -1,9 +1,12 @@
 //! The root that a jailed process sees: made from nothing in its own mount namespace, then swapped in.
 
+use super::place::Place;
 use super::{StepError, at};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_move,
+    mount_remount, unmount,
 };
 use rustix::process::{chdir, pivot_root};
 use shoal_ipc::{Bind, ContentFolder, ImageFile, Jail};
@@ -16,6 +19,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// Where the guest's `/` stands in the jail.
 pub const ROOTFS: &str = "/rootfs";
+/// Where files of documents are written before the guest's root gets them: nobody reaches it.
+const DESK: &str = "/desk";
 
 /// Builds the jail and makes it this process's root.
 pub(crate) fn build(jail: &Jail, content: &[ContentFolder], owner: (u32, u32)) -> Result<(), StepError> {
@@ -37,7 +42,7 @@ pub(crate) fn build(jail: &Jail, content: &[ContentFolder], owner: (u32, u32)) -
             bind(&root, volume)?;
         }
         for folder in content {
-            write_folder(&root, folder, owner)?;
+            write_folder(top, &root, folder, owner)?;
         }
         if rootfs.read_only {
             let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
@@ -64,9 +69,14 @@ fn tmpfs(target: &Path, options: &str) -> io::Result<()> {
 
 /// `inner`, taken as absolute in `top`; refuses anything but plain names.
 fn below(top: &Path, inner: &str) -> Result<PathBuf, StepError> {
+    plain(inner).map(|rest| top.join(rest))
+}
+
+/// The same without what it begins with.
+pub(crate) fn plain(inner: &str) -> Result<&Path, StepError> {
     let rest = Path::new(inner.trim_start_matches('/'));
     if rest.components().all(|c| matches!(c, Component::Normal(_))) {
-        Ok(top.join(rest))
+        Ok(rest)
     } else {
         Err(StepError("use a path", io::Error::other(format!("{inner:?} has parts other than plain names"))))
     }
@@ -85,18 +95,27 @@ fn copy_in(root: &Path, copy: &ImageFile, owner: (u32, u32)) -> io::Result<()> {
     chown(&target, Some(owner.0), Some(owner.1))
 }
 
-/// A folder of its own in memory, which nobody else ever sees and which cannot be written to any more.
-fn write_folder(root: &Path, folder: &ContentFolder, owner: (u32, u32)) -> Result<(), StepError> {
-    let target = below(root, &folder.target)?;
-    make_folders(root, &target, (0, 0)).map_err(at("make a mount point"))?;
+/// A folder of its own in memory, which nobody else ever sees and which cannot be written to any more. It is filled where
+/// nobody else comes, and only then moved to its place: whoever may write above that place could lead the writing elsewhere.
+fn write_folder(top: &Path, root: &Path, folder: &ContentFolder, owner: (u32, u32)) -> Result<(), StepError> {
+    let place = Place::folder(root, &folder.target)?;
+    let desk = below(top, DESK)?;
+    fs::create_dir(&desk).map_err(at("make a folder for files of documents"))?;
     // A page each for what is in it and for the folders on the way; the kernel counts whole pages.
     let size: usize = folder.files.iter().map(|f| f.bytes.len().next_multiple_of(4096) + 4096).sum();
     let options = format!("size={},nr_inodes=2048,mode=0755,uid={},gid={}", size + 65_536, owner.0, owner.1);
-    tmpfs(&target, &options).map_err(at("mount a folder for files of documents"))?;
-    write_files(&target, folder, owner).map_err(at("write a file of a document"))?;
+    // Not into swap either, where a secret would outlive it: kernels from 6.4 on can promise that.
+    match tmpfs(&desk, &format!("{options},noswap")) {
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => tmpfs(&desk, &options),
+        other => other,
+    }
+    .map_err(at("mount a folder for files of documents"))?;
+    write_files(&desk, folder, owner).map_err(at("write a file of a document"))?;
     let flags =
         MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_remount(&target, flags, c"").map_err(at("make files of documents read-only"))
+    mount_remount(&desk, flags, c"").map_err(at("make files of documents read-only"))?;
+    mount_move(&desk, place.name()).map_err(at("put files of documents in their place"))?;
+    fs::remove_dir(&desk).map_err(at("take away the folder for files of documents"))
 }
 
 /// Writes the files of a folder that is empty and nobody else's yet.
@@ -151,35 +170,22 @@ fn make_folders(root: &Path, folder: &Path, owner: (u32, u32)) -> io::Result<()>
 }
 
 fn bind(top: &Path, b: &Bind) -> Result<(), StepError> {
-    let target = below(top, &b.target)?;
     let is_dir = fs::metadata(&b.source).map_err(at("look at what is mounted"))?.is_dir();
-    if is_dir {
-        make_folders(top, &target, (0, 0)).map_err(at("make a mount point"))?;
-    } else {
-        if let Some(folder) = target.parent() {
-            make_folders(top, folder, (0, 0)).map_err(at("make a mount point"))?;
-        }
-        let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o444).open(&target);
-        match made {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(StepError("make a mount point", e));
-            }
-            _ => {}
-        }
-    }
+    let place = if is_dir { Place::folder(top, &b.target)? } else { Place::file(top, &b.target)? };
     if b.device {
-        return mount_bind(b.source.as_str(), &target).map_err(at("mount a device node"));
+        return mount_bind(b.source.as_str(), place.name()).map_err(at("mount a device node"));
     }
     // Data folders are reached without following any link, so that nobody who may write above one can redirect it.
     // Not recursive: what is mounted below one would escape the restriction that follows.
     if b.executable {
-        mount_bind(b.source.as_str(), &target).map_err(at("mount code"))?;
+        mount_bind(b.source.as_str(), place.name()).map_err(at("mount code"))?;
     } else {
         // Without NOFOLLOW: with it a link at the very end would be opened as itself, and mounted.
         let how = OFlags::PATH | OFlags::CLOEXEC;
         let source = openat2(CWD, b.source.as_str(), how, Mode::empty(), ResolveFlags::NO_SYMLINKS)
             .map_err(at("open a volume, on whose path no link may be"))?;
-        mount_bind(format!("/proc/self/fd/{}", source.as_raw_fd()), &target).map_err(at("mount a volume"))?;
+        mount_bind(format!("/proc/self/fd/{}", source.as_raw_fd()), place.name())
+            .map_err(at("mount a volume"))?;
     }
     let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
     if b.read_only {
@@ -188,7 +194,8 @@ fn bind(top: &Path, b: &Bind) -> Result<(), StepError> {
     if !b.executable {
         flags |= MountFlags::NOEXEC;
     }
-    mount_remount(&target, flags, c"").map_err(at("restrict a mount"))
+    // What is there now is the mount; were it something else, it would not be restricted, and refused for that.
+    mount_remount(place.again()?.name(), flags, c"").map_err(at("restrict a mount"))
 }
 
 #[cfg(test)]

@@ -9,9 +9,12 @@ use rustix::process::{WaitOptions, waitpid};
 use rustix::thread::UnshareFlags;
 use shoal_confine::process::{exit_now, spawn_in};
 use shoal_confine::{Filter, Grant, Namespaces, container, enter, fence, no_new_code};
-use shoal_ipc::{Bind, Jail, Launch, NetworkPlace, Preopen, Rootfs, Spec, VERSION};
+use shoal_ipc::{
+    Bind, ContentFile, ContentFolder, Jail, Launch, NetworkPlace, Preopen, Rootfs, Spec, VERSION,
+};
 use std::ffi::CString;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -28,6 +31,9 @@ enum End {
     /// It never began.
     NotConfined,
 }
+
+/// A test of its own, by name.
+type Whole = (&'static str, fn(&Filter, &Namespaces) -> bool);
 
 /// What is refused, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +136,91 @@ fn c1_a_link_in_place_of_a_volume(filter: &Filter, host: &Namespaces) -> bool {
     };
     ["way/data", "end", "file"].into_iter().all(|link| with(link) == End::NotConfined)
         && with("data") == End::Succeeded
+}
+
+/// A folder with what a container is told.
+fn content(target: &str) -> ContentFolder {
+    let file = ContentFile { path: "greeting".into(), mode: 0o600, bytes: b"hello".to_vec() };
+    ContentFolder { target: target.into(), files: vec![file] }
+}
+
+/// A link that a guest left in its volume, where something else is mounted below: nothing is made or mounted where it leads.
+fn c1_a_link_on_the_way_to_a_mount_point(filter: &Filter, host: &Namespaces) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for folder in ["jail", "data", "more", "elsewhere", "elsewhere/end"] {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    std::fs::write(dir.path().join("code"), "x").unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, dir.path().join("data/way")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("end"), dir.path().join("data/end")).unwrap();
+    let world = World { outside: String::new(), data: String::new(), parent: 0 };
+    let attempt = |act| Attempt { name: "", expect: Expect::Success, act };
+    let with = |attempt: &Attempt, volume: Option<&str>, folder: Option<&str>| {
+        let mut launch = launch(dir.path());
+        let rootfs = launch.jail.as_mut().unwrap().rootfs.as_mut().unwrap();
+        rootfs.volumes.extend(volume.map(|target| Bind::data(dir.path().join("more"), target, false)));
+        let folders: Vec<ContentFolder> = folder.map(content).into_iter().collect();
+        run_with(attempt, &world, Some((&launch, filter, host)), &folders)
+    };
+    let nothing = attempt(|_| 0);
+    let held = ["/data/way/sub", "/data/end"].into_iter().all(|place| {
+        with(&nothing, Some(place), None) == End::NotConfined
+            && with(&nothing, None, Some(place)) == End::NotConfined
+    });
+    let untouched = !elsewhere.join("sub").exists();
+    // Where no link is on the way, it is there to be read.
+    let read = attempt(|_| open("/rootfs/data/deep/down/greeting", RO));
+    let written = attempt(|_| open("/rootfs/data/deep/down/greeting", RW));
+    held && untouched
+        && with(&read, None, Some("/data/deep/down")) == End::Succeeded
+        && with(&written, None, Some("/data/deep/down")) == End::Refused(libc::EROFS)
+        && with(&nothing, Some("/data/deep/folder"), None) == End::Succeeded
+}
+
+/// Kernels from 6.4 on can promise it.
+fn knows_noswap() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(4))
+}
+
+/// What a container is told is not written to a disk by way of swap.
+fn c1_files_of_documents_are_never_swapped(filter: &Filter, host: &Namespaces) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["jail", "data"] {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    std::fs::write(dir.path().join("code"), "x").unwrap();
+    let (launch, folders) = (launch(dir.path()), [content("/conf")]);
+    let (input, gate) = rustix::pipe::pipe().unwrap();
+    let stderr = std::io::stderr();
+    let child = spawn_in(None, BORN, || {
+        let fds = [input.as_fd(), stderr.as_fd(), stderr.as_fd()];
+        let plan = container(&launch, &folders, &fds, None, filter, Some(host));
+        if plan.and_then(|mut plan| enter(&mut plan)).is_err() {
+            exit_now(255);
+        }
+        // Until it was looked at.
+        let _ = std::io::stdin().read(&mut [0]);
+        exit_now(0)
+    })
+    .unwrap();
+    let file = format!("/proc/{}/mountinfo", child.pid.as_raw_nonzero());
+    let begin = std::time::Instant::now();
+    let found = loop {
+        let mounts = std::fs::read_to_string(&file).unwrap_or_default();
+        if let Some(line) = mounts.lines().find(|l| l.split(' ').nth(4) == Some("/rootfs/conf")) {
+            break line.contains("noswap") && line.contains(" ro,");
+        }
+        if begin.elapsed() > std::time::Duration::from_secs(20) {
+            break false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    drop(gate);
+    found && end_of(&child) == End::Succeeded
 }
 
 /// A TCP socket bound to this port of all addresses.
@@ -276,20 +367,31 @@ fn launch(outside: &Path) -> Launch {
     }
 }
 
+/// What a container is born into.
+const BORN: UnshareFlags = UnshareFlags::NEWPID
+    .union(UnshareFlags::NEWNS)
+    .union(UnshareFlags::NEWNET)
+    .union(UnshareFlags::NEWIPC)
+    .union(UnshareFlags::NEWUTS);
+
 fn run(attempt: &Attempt, world: &World, walls: Option<(&Launch, &Filter, &Namespaces)>) -> End {
-    let all = UnshareFlags::NEWPID
-        | UnshareFlags::NEWNS
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS;
+    run_with(attempt, world, walls, &[])
+}
+
+fn run_with(
+    attempt: &Attempt,
+    world: &World,
+    walls: Option<(&Launch, &Filter, &Namespaces)>,
+    content: &[ContentFolder],
+) -> End {
     // Without walls in an empty network too, where no port is anybody else's.
-    let born = if walls.is_some() { all } else { UnshareFlags::NEWNET };
+    let born = if walls.is_some() { BORN } else { UnshareFlags::NEWNET };
     let null = File::options().read(true).write(true).open("/dev/null").unwrap();
     let stderr = std::io::stderr();
     let child = spawn_in(None, born, || {
         if let Some((launch, filter, host)) = walls {
             let fds = [null.as_fd(), null.as_fd(), stderr.as_fd()];
-            let done = container(launch, &[], &fds, None, filter, Some(host))
+            let done = container(launch, content, &fds, None, filter, Some(host))
                 .and_then(|mut plan| enter(&mut plan))
                 .map_err(|e| format!("cannot {}: {}", e.0, e.1))
                 .and_then(|()| no_new_code(filter).map_err(|e| e.to_string()));
@@ -340,16 +442,21 @@ fn main() {
     let plain = attempts();
     let without = plain.len();
     let attempts: Vec<Attempt> = plain.into_iter().chain(with_network()).collect();
-    println!("running {} tests", attempts.len() + 1);
+    let others: [Whole; 3] = [
+        ("c1_a_link_in_place_of_a_volume", c1_a_link_in_place_of_a_volume),
+        ("c1_a_link_on_the_way_to_a_mount_point", c1_a_link_on_the_way_to_a_mount_point),
+        ("c1_files_of_documents_are_never_swapped", c1_files_of_documents_are_never_swapped),
+    ];
+    let total = attempts.len() + others.len();
+    println!("running {total} tests");
     if !rustix::process::geteuid().is_root() {
         for a in &attempts {
             println!("SKIPPED {}: needs root", a.name);
         }
-        println!("SKIPPED c1_a_link_in_place_of_a_volume: needs root");
-        println!(
-            "test result: ok. {} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
-            attempts.len() + 1
-        );
+        for (name, _) in others {
+            println!("SKIPPED {name}: needs root");
+        }
+        println!("test result: ok. {total} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
         return;
     }
     let (filter, host) = (Filter::new().unwrap(), Namespaces::own());
@@ -405,10 +512,16 @@ fn main() {
             );
         }
     }
-    let held = c1_a_link_in_place_of_a_volume(&filter, &host);
-    println!("test c1_a_link_in_place_of_a_volume ... {}", if held { "ok" } else { "FAILED" });
-    failed += usize::from(!held);
-    let passed = attempts.len() + 1 - failed;
+    for (name, holds) in others {
+        if name.contains("swapped") && !knows_noswap() {
+            println!("SKIPPED {name}: needs a kernel from 6.4 on");
+            continue;
+        }
+        let held = holds(&filter, &host);
+        println!("test {name} ... {}", if held { "ok" } else { "FAILED" });
+        failed += usize::from(!held);
+    }
+    let passed = total - failed;
     let word = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out");
     if failed > 0 {
