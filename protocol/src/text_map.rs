@@ -57,8 +57,15 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for TextMap {
 }
 
 /// Text to bytes in the same order: the entries of a config, or of a secret once it is open.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[derive(Clone, PartialEq, Eq, Default, Hash)]
 pub struct ByteMap(BTreeMap<Key, Bytes>);
+
+impl fmt::Debug for ByteMap {
+    /// Without values, which may be a secret's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.iter().map(|(k, v)| (&k.0, format!("{} bytes", v.0.len())))).finish()
+    }
+}
 
 impl ByteMap {
     /// Whether there is nothing in it.
@@ -136,5 +143,16 @@ impl Serialize for ByteMap {
 impl<'de> Deserialize<'de> for ByteMap {
     fn deserialize<D: de::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         d.deserialize_map(Take(PhantomData)).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_may_be_a_secret_is_not_printed() {
+        let map: ByteMap = [("token", "hush")].into_iter().collect();
+        assert_eq!(format!("{map:?}"), r#"{"token": "4 bytes"}"#);
     }
 }

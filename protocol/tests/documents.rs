@@ -9,7 +9,7 @@ use shoal_protocol::ids::{Bytes, Digest, FleetId};
 use shoal_protocol::sealing::{self, SecretKey};
 use shoal_protocol::text_map::ByteMap;
 use shoal_protocol::v1::*;
-use shoal_protocol::verify::Expect;
+use shoal_protocol::verify::{Expect, verify};
 
 fn refer(kind: EntryKind, n: &str, pin: Option<Revision>) -> VolumeSource {
     let document = DocumentRef { name: name(n), optional: false, pin };
@@ -193,6 +193,31 @@ fn s13_a_pin_takes_exactly_what_it_names_listed_or_not() {
     fleet.accept(&snapshot).unwrap();
     assert_eq!(fleet.refused(&one), Code::BelowFloor);
     fleet.still_works();
+}
+
+#[test]
+fn s10_an_old_pinned_one_and_a_newest_one_far_above_it_are_both_read_back_at_a_cold_start() {
+    const FAR: u64 = 1 << 20;
+    let mut fleet = Fleet::new();
+    let (pinned, digest) = seal(&fleet.config("settings", 1), &[seed::DEPLOY]);
+    let sources = [
+        refer(EntryKind::Config, "settings", Some(revision(1, digest))),
+        refer(EntryKind::Config, "settings", None),
+    ];
+    for (n, source) in ["app", "other"].into_iter().zip(sources) {
+        fleet.publish(&deployment(&fleet, n, &[source])).unwrap();
+    }
+    list(&mut fleet, EntryKind::Config, "settings", FAR, digest);
+    let newest = fleet.config("settings", FAR + 2);
+    let (newest, _) = publish(&mut fleet, EntryKind::Config, "settings", FAR + 2, &newest);
+    fleet.accept(&pinned).unwrap();
+    let mut cold = fleet.state.clone();
+    cold.documents.clear();
+    for bytes in [&pinned, &newest] {
+        let verdict = verify(bytes, &cold, NOW, Expect::Stored(Kind::Config)).unwrap();
+        cold.advance(&verdict);
+    }
+    assert_eq!(cold.documents, fleet.state.documents);
 }
 
 #[test]
