@@ -88,7 +88,9 @@ fn locate(d: &Desired, pod: &ObservedPod, all: &[Desired], observed: &Observed, 
         let message = format!("sequence {} took its place; kept to return to", next.revision.sequence);
         return Where::because(Phase::Stopped, "standby", message, None);
     }
-    if running || record.activated_at.is_some() {
+    // A start that was asked for and not answered yet is none.
+    let untouched = record.containers.iter().all(|c| matches!(c.state, RunState::Created));
+    if running || (record.activated_at.is_some() && !untouched) {
         return locate_started(d, pod, now);
     }
     if !pod.staged {
@@ -211,6 +213,10 @@ fn locate_started(d: &Desired, pod: &ObservedPod, now: Timestamp) -> Where {
         } else {
             Where::at(Phase::Healthy)
         };
+    }
+    if !record.any_running() {
+        let deadline = Some(record.deadline(&d.deployment));
+        return Where::because(Phase::Staged, "starting", "its next container's start is next", deadline);
     }
     if let Some(first) = record.first_unfinished(&d.deployment).and_then(|n| record.containers.get(n)) {
         return Where::because(

@@ -22,6 +22,21 @@ fn running_becomes_healthy_by_the_word_of_supervise_alone() {
 }
 
 #[test]
+fn nothing_is_called_running_before_supervise_said_so() {
+    let d = desired("web", 1, Standing::Candidate);
+    let mut pod = running(&d, T0);
+    pod.staged = true;
+    pod.record.containers[0] = observed(&d).record.containers[0].clone();
+    // Remembered before supervise is asked, so that a crash in between counts the attempt.
+    pod.record.containers[0].begin_attempt();
+    pod.record.activated_at = Some(T0);
+    let s = one(&d, pod.clone(), T0.plus(1));
+    assert_eq!((s.phase, s.reason.as_deref()), (Phase::Staged, Some("starting")));
+    pod.record.containers[0].started(1, T0.plus(1));
+    assert_eq!(one(&d, pod, T0.plus(1)).phase, Phase::Running);
+}
+
+#[test]
 fn f4_the_second_end_in_a_row_is_a_crash_loop_with_its_deadline() {
     let d = desired("web", 1, Standing::Candidate);
     let mut pod = running(&d, T0);
