@@ -7,10 +7,10 @@ use clap::ValueEnum;
 #[value(rename_all = "verbatim")]
 pub(crate) enum Arch {
     /// 64-bit x86.
-    #[value(name = "x86_64")]
+    #[value(name = "x86_64", alias = "x86_64-unknown-linux-gnu")]
     X86_64,
     /// 64-bit Arm.
-    #[value(name = "aarch64")]
+    #[value(name = "aarch64", alias = "aarch64-unknown-linux-gnu")]
     Aarch64,
 }
 
@@ -43,6 +43,14 @@ impl Arch {
     /// The triple as cargo spells it in environment variables.
     pub(crate) fn triple_in_env(self) -> String {
         self.triple().to_uppercase().replace('-', "_")
+    }
+
+    /// Debian's name.
+    pub(crate) fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
     }
 
     /// Debian's multiarch folder.

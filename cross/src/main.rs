@@ -22,6 +22,7 @@ mod sources;
 mod test;
 #[cfg(test)]
 mod tidy;
+mod toolchain;
 mod tools;
 mod vm;
 

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Engine, Folder, Source, closure};
 use crate::arch::Arch;
+use crate::toolchain::{self, Toolchain};
 use crate::{output, paths, process};
 
 /// Cargo's profile.
@@ -48,7 +49,7 @@ impl Profile {
 
 /// Builds `shoal-runner` against the engine and gives the binary. Start it with its own loader ([`Engine::loader`]).
 pub(crate) fn build_runner(engine: &Engine, profile: Profile) -> Result<PathBuf> {
-    let mut command = cargo_build("shoal-runner", engine.arch, profile);
+    let mut command = cargo_build("shoal-runner", engine.arch, profile)?;
     command.envs(engine.build_env());
     if engine.source == Source::Bundled {
         command.args(["--features", "bundled"]);
@@ -74,7 +75,7 @@ pub(crate) fn build_static(
     profile: Profile,
     features: &[&str],
 ) -> Result<PathBuf> {
-    let mut command = cargo_build(package, arch, profile);
+    let mut command = cargo_build(package, arch, profile)?;
     if !features.is_empty() {
         command.args(["--features", &features.join(",")]);
     }
@@ -93,7 +94,7 @@ pub(crate) fn build_static_tests(
     arch: Arch,
     tests: &[String],
 ) -> Result<Vec<(String, PathBuf)>> {
-    let mut command = cargo_build(package, arch, Profile::Dev);
+    let mut command = cargo_build(package, arch, Profile::Dev)?;
     command.args(tests.iter().flat_map(|name| ["--test", name]));
     command.args(["--message-format", "json-render-diagnostics"]);
     link_statically(&mut command, arch);
@@ -129,13 +130,17 @@ fn link_statically(command: &mut Command, arch: Arch) {
     command.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS");
 }
 
-fn cargo_build(package: &str, arch: Arch, profile: Profile) -> Command {
+fn cargo_build(package: &str, arch: Arch, profile: Profile) -> Result<Command> {
     output::step("build", &format!("{package} for {} ({})", arch.triple(), profile.name()));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(paths::workspace()).args(["build", "--package", package]);
     command.args(["--target", arch.triple(), "--profile", profile.name()]);
-    command
+    if let Some(tools) = Toolchain::ensure(arch)? {
+        toolchain::ensure_std(arch)?;
+        command.envs(tools.env());
+    }
+    Ok(command)
 }
 
 fn artifact(package: &str, arch: Arch, profile: Profile) -> Result<PathBuf> {

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::{Folder, Source, ensure};
+use super::{Folder, Source, ensure, prove};
 use crate::apt::Apt;
 use crate::arch::Arch;
 use crate::pins::Pins;
-use crate::{output, paths, process};
+use crate::{output, paths, process, toolchain};
 
 /// Gets WasmEdge and libclang into a private prefix.
 #[derive(Debug, clap::Args)]
@@ -32,7 +32,11 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let arch = args.arch.map_or_else(Arch::host, Ok)?;
     let engine = ensure(arch)?;
     if args.print_env {
-        for (name, value) in engine.build_env() {
+        let mut env = engine.build_env();
+        if let Some(emulator) = toolchain::emulator(arch)? {
+            env.push(engine.test_runner(Some(&emulator)));
+        }
+        for (name, value) in env {
             output::result(&export(&name, &value.to_string_lossy()));
         }
         return Ok(());
@@ -45,10 +49,16 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     output::step("engine", &format!("{} from {from}", arch.name()));
     output::step("prefix", &engine.dir.display().to_string());
     output::step("loader", &engine.loader(Folder::Compile).display().to_string());
+    if engine.source != Source::Bundled {
+        for folder in [Folder::Run, Folder::Compile] {
+            output::step("loads", &prove::loads(&engine, folder)?);
+        }
+    }
     output::step(
         "next",
         &format!(
-            "eval \"$(cargo xtask engine --print-env)\"; cargo test -p shoal-runner --target {}",
+            "eval \"$(cargo xtask engine --arch {} --print-env)\"; cargo test -p shoal-runner --target {}",
+            arch.name(),
             arch.triple()
         ),
     );

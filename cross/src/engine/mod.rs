@@ -5,6 +5,7 @@
 
 mod build;
 mod command;
+mod prove;
 mod shim;
 mod source;
 
@@ -19,10 +20,11 @@ pub(crate) use command::{Args, main};
 
 use crate::apt::Unavailable;
 use crate::arch::Arch;
+use crate::toolchain::Toolchain;
 use crate::{fetch, layout, output, paths};
 
 /// Raised when the layout of a prefix changes, so that older ones are made anew.
-const LAYOUT: &str = "engine layout 2";
+const LAYOUT: &str = "engine layout 3";
 
 /// Where an engine came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(crate) struct Engine {
     pub source: Source,
     /// The folder with `libclang.so`; `None` where the host's own is used.
     clang: Option<PathBuf>,
+    /// The compiler for it, where that is not this machine's own.
+    tools: Option<Toolchain>,
 }
 
 /// Which of the two run-time folders.
@@ -71,6 +75,19 @@ impl Engine {
         self.folder(folder).join("lib").join(self.arch.loader())
     }
 
+    /// How cargo starts what it built against this engine: by the engine's own loader, under an emulator where it takes one.
+    fn test_runner(&self, emulator: Option<&Path>) -> (String, OsString) {
+        let mut runner = OsString::new();
+        if let Some(emulator) = emulator {
+            runner.push(emulator);
+            runner.push(" ");
+        }
+        runner.push(self.loader(Folder::Compile));
+        runner.push(" --library-path ");
+        runner.push(self.folder(Folder::Compile).join("lib"));
+        (format!("CARGO_TARGET_{}_RUNNER", self.arch.triple_in_env()), runner)
+    }
+
     /// What cargo and the build scripts need in their environment to build and test `shoal-runner`.
     pub(crate) fn build_env(&self) -> Vec<(String, OsString)> {
         let mut env = Vec::new();
@@ -84,12 +101,14 @@ impl Engine {
             // Debian's libclang looks for its own headers (stdbool.h …) only where its package would have put them.
             let mut resources = OsString::from("-resource-dir=");
             resources.push(clang.join("clang").join(source::CLANG_VERSION));
+            if let Some(tools) = &self.tools {
+                resources.push(" ");
+                resources.push(tools.clang_args());
+            }
             env.push(("BINDGEN_EXTRA_CLANG_ARGS".to_owned(), resources));
         }
-        let mut runner = self.loader(Folder::Compile).into_os_string();
-        runner.push(" --library-path ");
-        runner.push(self.folder(Folder::Compile).join("lib"));
-        env.push((format!("CARGO_TARGET_{}_RUNNER", self.arch.triple_in_env()), runner));
+        env.extend(self.tools.iter().flat_map(Toolchain::env));
+        env.push(self.test_runner(None));
         env.push(("SHOAL_ENGINE_COMPILE".to_owned(), self.folder(Folder::Compile).into_os_string()));
         env.push(("SHOAL_ENGINE_RUN".to_owned(), self.folder(Folder::Run).into_os_string()));
         env
@@ -99,22 +118,23 @@ impl Engine {
 /// Makes sure that an engine for `arch` is there: `WASMEDGE_DIR`, else Debian's pinned packages, else `bundled`.
 pub(crate) fn ensure(arch: Arch) -> Result<Engine> {
     let dir = paths::engines()?.join(arch.name());
+    let tools = Toolchain::ensure(arch)?;
     if let Some(given) = std::env::var_os("WASMEDGE_DIR").filter(|value| !value.is_empty()) {
         let given = std::path::absolute(&given).context("make WASMEDGE_DIR absolute")?;
         source::install_given(&given, arch, &dir).with_context(|| {
             format!("use WASMEDGE_DIR={}; unset it to get the engine otherwise", given.display())
         })?;
-        return Ok(Engine { arch, dir, source: Source::Given(given), clang: libclang() });
+        return Ok(Engine { arch, dir, source: Source::Given(given), clang: libclang(), tools });
     }
     match source::install_debian(arch, &dir) {
-        Ok(()) => Ok(Engine { arch, dir, source: Source::Debian, clang: libclang() }),
+        Ok(()) => Ok(Engine { arch, dir, source: Source::Debian, clang: libclang(), tools }),
         Err(error) if error.is::<Unavailable>() => {
             output::warn(&format!("{error:#}"));
             output::warn(
                 "falling back to the release that the wasmedge-sys crate downloads while it is built",
             );
             source::prepare_bundled(&dir)?;
-            Ok(Engine { arch, dir, source: Source::Bundled, clang: libclang() })
+            Ok(Engine { arch, dir, source: Source::Bundled, clang: libclang(), tools })
         }
         Err(error) => Err(error),
     }

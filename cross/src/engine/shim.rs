@@ -1,4 +1,5 @@
-//! The `run` folder: what a container needs of the engine, with a stand-in for LLVM. Nothing here is listed by hand.
+//! The run-time folders: `run`, what a container needs of the engine, with a stand-in for LLVM, and `compile`, with LLVM and
+//! a stand-in for what that never calls. Nothing here is listed by hand.
 //!
 //! `libwasmedge` calls LLVM only to compile, yet it is linked to it, and LLVM is nine tenths of the engine's size and of
 //! its start. The stand-in has the same soname and exactly the symbols that `libwasmedge` asks for, each with the kind and
@@ -13,12 +14,15 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::arch::Arch;
+use crate::toolchain::Toolchain;
 use crate::{layout, output, process};
 
 /// What the loader of every Rust program looks for beside the engine.
 const RUST_NEEDS: [&str; 3] = ["libc.so.6", "libgcc_s.so.1", "libm.so.6"];
 /// The engine's library, as programs are linked to it.
 const ENGINE: &str = "libwasmedge.so.0";
+/// The solver's library.
+const SOLVER: &str = "libz3.so";
 
 /// A symbol that the stand-in must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,22 +36,13 @@ enum Kind {
 pub(super) fn make_run(prefix: &Path, arch: Arch) -> Result<()> {
     let (from, to) = (prefix.join("compile/lib"), prefix.join("run/lib"));
     layout::create(&to)?;
-    let mut left: Vec<String> = RUST_NEEDS.map(str::to_owned).into();
-    left.push(engine_name(&from)?);
-    left.push(arch.loader().to_owned());
-    let mut seen = BTreeSet::new();
-    while let Some(name) = left.pop() {
+    for name in closure(&from, arch, is_llvm)? {
         let path = from.join(&name);
-        // A library that is not in the folder is the loader's own word (linux-vdso), or the host's: `closure` told of it.
-        if !path.exists() || !seen.insert(name.clone()) {
-            continue;
-        }
         if is_llvm(&name) {
-            stand_in(&from.join(engine_name(&from)?), &path, arch, &name, &to)?;
-            continue;
+            stand_in(&from.join(engine_name(&from)?), &path, arch, &name, &to, &of_llvm)?;
+        } else {
+            link(&path, &to.join(&name))?;
         }
-        left.extend(needed(&path)?);
-        link(&path, &to.join(&name))?;
     }
     let licences = prefix.join("compile/licences");
     if licences.is_dir() {
@@ -58,6 +53,43 @@ pub(super) fn make_run(prefix: &Path, arch: Arch) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Leaves in `compile/lib` only what the engine loads, each under the name that it is loaded by, and puts a stand-in in the
+/// place of a solver (28 MB) that LLVM is linked to for its static analyser.
+pub(super) fn trim_compile(prefix: &Path, arch: Arch) -> Result<()> {
+    let (old, new) = (prefix.join("compile/lib"), prefix.join("compile/lib.new"));
+    layout::create(&new)?;
+    for name in closure(&old, arch, |name| name.starts_with(SOLVER))? {
+        let path = old.join(&name);
+        if name.starts_with(SOLVER) {
+            let user = closure(&old, arch, is_llvm)?.into_iter().find(|name| is_llvm(name));
+            let user = user.context("a solver, and no LLVM that is linked to it")?;
+            stand_in(&old.join(user), &path, arch, &name, &new, &|_: &str, name: &str| {
+                name.starts_with("Z3_")
+            })?;
+        } else {
+            link(&path, &new.join(&name))?;
+        }
+    }
+    fs::remove_dir_all(&old).with_context(|| format!("remove {}", old.display()))?;
+    fs::rename(&new, &old).with_context(|| format!("rename {} to {}", new.display(), old.display()))
+}
+
+/// What a program that uses the engine loads from a folder, by the names that it is asked for; what `end` names is not looked into.
+fn closure(lib: &Path, arch: Arch, end: impl Fn(&str) -> bool) -> Result<BTreeSet<String>> {
+    let mut left: Vec<String> = RUST_NEEDS.map(str::to_owned).into();
+    left.push(engine_name(lib)?);
+    left.push(arch.loader().to_owned());
+    let mut seen = BTreeSet::new();
+    while let Some(name) = left.pop() {
+        let path = lib.join(&name);
+        // A library that is not in the folder is the loader's own word (linux-vdso), or the host's: `ldd` told of it.
+        if path.exists() && seen.insert(name.clone()) && !end(&name) {
+            left.extend(needed(&path)?);
+        }
+    }
+    Ok(seen)
 }
 
 fn is_llvm(name: &str) -> bool {
@@ -80,7 +112,7 @@ fn readelf(path: &Path) -> Result<String> {
 }
 
 /// The names in brackets of one kind of entry of `readelf -d`.
-fn dynamic(text: &str, tag: &str) -> Vec<String> {
+pub(crate) fn dynamic(text: &str, tag: &str) -> Vec<String> {
     let tag = format!("({tag})");
     text.lines()
         .filter(|line| line.contains(&tag))
@@ -96,58 +128,89 @@ fn link(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("copy {} to {}", real.display(), to.display()))
 }
 
-/// Builds the stand-in for `llvm` into `to`.
-fn stand_in(engine: &Path, llvm: &Path, arch: Arch, soname: &str, to: &Path) -> Result<()> {
+/// Whether a symbol, by version and name, is one that a stand-in has to have.
+type Wants<'a> = &'a dyn Fn(&str, &str) -> bool;
+
+fn of_llvm(version: &str, _: &str) -> bool {
+    version.starts_with("LLVM_")
+}
+
+/// Builds the stand-in for `library`, as `user` is linked to it, into `to`.
+fn stand_in(
+    user: &Path,
+    library: &Path,
+    arch: Arch,
+    soname: &str,
+    to: &Path,
+    wants: Wants<'_>,
+) -> Result<()> {
+    let tools = Tools::of(arch)?;
     let nm = |what: &str, path: &Path| {
-        process::capture(Command::new("nm").args(["-D", "-S", what]).arg(path))
+        process::capture(Command::new(&tools.nm).args(["-D", "-S", what]).arg(path))
             .context("is binutils installed?")
     };
-    let wanted = wanted(&nm("--undefined-only", engine)?);
-    let symbols = kinds(&wanted, &nm("--defined-only", llvm)?)?;
-    output::step("stand-in", &format!("{soname} with {} symbols, for containers", symbols.len()));
+    let wanted = wanted(&nm("--undefined-only", user)?, wants);
+    let symbols = kinds(&wanted, &nm("--defined-only", library)?)?;
+    output::step("stand-in", &format!("{soname} with {} symbols", symbols.len()));
     let dir = to.join(".stand-in");
     layout::create(&dir)?;
     let (source, script) = (dir.join("llvm.c"), dir.join("llvm.map"));
     let versions: BTreeSet<&str> = wanted.values().map(String::as_str).collect();
     let mut map = String::new();
-    for version in versions {
+    for version in versions.into_iter().filter(|version| !version.is_empty()) {
         let names = wanted.iter().filter(|(_, v)| *v == version).map(|(name, _)| format!(" {name};"));
         // Writing to a String cannot fail.
         let _ = writeln!(map, "{version} {{ global:{} }};", names.collect::<String>());
     }
     fs::write(&source, source_of(&symbols)).with_context(|| format!("write {}", source.display()))?;
     fs::write(&script, map).with_context(|| format!("write {}", script.display()))?;
-    let mut cc = Command::new(compiler(arch)?);
+    let mut cc = Command::new(&tools.cc);
     cc.args(["-shared", "-fPIC", "-Os", "-w", "-s", "-fvisibility=default", "-Wl,--hash-style=gnu"]);
-    cc.arg(format!("-Wl,-soname,{soname}")).arg(format!("-Wl,--version-script,{}", script.display()));
+    cc.arg(format!("-Wl,-soname,{soname}"));
+    if wanted.values().any(|version| !version.is_empty()) {
+        cc.arg(format!("-Wl,--version-script,{}", script.display()));
+    }
     cc.arg("-o").arg(to.join(soname)).arg(&source);
-    process::run(&mut cc).context("build the stand-in for LLVM")?;
+    process::run(&mut cc).with_context(|| format!("build the stand-in for {soname}"))?;
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
 }
 
-/// A C compiler for the architecture: `CC`, or what Rust links with, too.
-fn compiler(arch: Arch) -> Result<PathBuf> {
-    if let Some(cc) = std::env::var_os("CC").filter(|cc| !cc.is_empty()) {
-        return Ok(cc.into());
-    }
-    let cross = format!("{}-gcc", arch.multiarch());
-    let names: &[&str] = if Arch::host()? == arch { &["cc", "gcc"] } else { &[&cross] };
-    match names.iter().find(|name| process::is_installed(name)) {
-        Some(name) => Ok(PathBuf::from(name)),
-        None => bail!("no C compiler for {}: install {} or set CC", arch.name(), names.join(" or ")),
+/// What makes and reads programs of an architecture.
+pub(super) struct Tools {
+    pub(super) cc: PathBuf,
+    nm: PathBuf,
+}
+
+impl Tools {
+    /// This machine's own (`CC`, or what Rust links with, too), or those of the private cross compiler.
+    pub(super) fn of(arch: Arch) -> Result<Self> {
+        if let Some(tools) = Toolchain::ensure(arch)? {
+            return Ok(Self { cc: tools.program("gcc"), nm: tools.program("nm") });
+        }
+        let nm = PathBuf::from("nm");
+        if let Some(cc) = std::env::var_os("CC").filter(|cc| !cc.is_empty()) {
+            return Ok(Self { cc: cc.into(), nm });
+        }
+        match ["cc", "gcc"].iter().find(|name| process::is_installed(name)) {
+            Some(name) => Ok(Self { cc: name.into(), nm }),
+            None => bail!("no C compiler for {}: install gcc or set CC", arch.name()),
+        }
     }
 }
 
-/// The symbols that the engine expects of LLVM, with their versions, from `nm -D --undefined-only`.
-fn wanted(nm: &str) -> BTreeMap<String, String> {
+/// The symbols that a library expects of another, with their versions (empty where they have none), from
+/// `nm -D --undefined-only`.
+fn wanted(nm: &str, wants: Wants<'_>) -> BTreeMap<String, String> {
     nm.lines()
-        .filter_map(|line| line.split_whitespace().last()?.split_once('@'))
-        .filter(|(_, version)| version.starts_with("LLVM_"))
-        .map(|(name, version)| (name.to_owned(), version.trim_start_matches('@').to_owned()))
+        .filter_map(|line| line.split_whitespace().last())
+        .map(|symbol| symbol.split_once('@').unwrap_or((symbol, "")))
+        .map(|(name, version)| (name, version.trim_start_matches('@')))
+        .filter(|(name, version)| wants(version, name))
+        .map(|(name, version)| (name.to_owned(), version.to_owned()))
         .collect()
 }
 
-/// What each of them is in LLVM, from `nm -D -S --defined-only`.
+/// What each of them is, from `nm -D -S --defined-only`.
 fn kinds(wanted: &BTreeMap<String, String>, nm: &str) -> Result<BTreeMap<String, Kind>> {
     let mut found = BTreeMap::new();
     for line in nm.lines() {
@@ -169,7 +232,7 @@ fn kinds(wanted: &BTreeMap<String, String>, nm: &str) -> Result<BTreeMap<String,
         found.insert(name.to_owned(), kind);
     }
     if let Some(lost) = wanted.keys().find(|name| !found.contains_key(*name)) {
-        bail!("the engine wants {lost} of an LLVM that does not have it: their versions do not fit");
+        bail!("{lost} is wanted of a library that does not have it: their versions do not fit");
     }
     Ok(found)
 }
@@ -209,7 +272,7 @@ mod tests {
 
     #[test]
     fn symbols_come_with_version_and_kind_from_both_libraries() {
-        let wanted = wanted(UNDEFINED);
+        let wanted = wanted(UNDEFINED, &of_llvm);
         assert_eq!(wanted.keys().collect::<Vec<_>>(), ["LLVMAddCase", "_ZTIN4llvm5ErrorE"]);
         assert_eq!(wanted["LLVMAddCase"], "LLVM_21.1");
         let defined = "0000000000f0 0000000000000010 T LLVMAddCase@@LLVM_21.1\n\
@@ -222,8 +285,15 @@ mod tests {
     }
 
     #[test]
+    fn symbols_without_a_version_are_told_by_their_names() {
+        let nm = "                 U Z3_dec_ref\n                 U malloc@GLIBC_2.2.5\n                 U other\n";
+        let found = wanted(nm, &|_: &str, name: &str| name.starts_with("Z3_"));
+        assert_eq!(found, BTreeMap::from([("Z3_dec_ref".to_owned(), String::new())]));
+    }
+
+    #[test]
     fn a_symbol_that_llvm_lacks_is_told() {
-        let error = kinds(&wanted(UNDEFINED), "00 10 T LLVMAddCase@@LLVM_21.1\n").unwrap_err();
+        let error = kinds(&wanted(UNDEFINED, &of_llvm), "00 10 T LLVMAddCase@@LLVM_21.1\n").unwrap_err();
         assert!(error.to_string().contains("_ZTIN4llvm5ErrorE"), "{error}");
     }
 
@@ -243,7 +313,7 @@ mod tests {
         )
         .unwrap();
         let program = dir.path().join("main");
-        let mut cc = Command::new(compiler(Arch::host().unwrap()).unwrap());
+        let mut cc = Command::new(Tools::of(Arch::host().unwrap()).unwrap().cc);
         process::run(cc.arg("-w").arg("-o").arg(&program).args([&lib, &main])).unwrap();
         let ran = process::output(&mut Command::new(&program)).unwrap();
         assert_eq!(ran.status.code(), Some(70));

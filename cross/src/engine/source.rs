@@ -18,12 +18,10 @@ const MINIMUM: (u32, u32, u32) = (0, 17, 1);
 pub(super) const CLANG_VERSION: &str = "14.0.6";
 
 /// The pin file of the engine's packages.
-pub(super) fn pins(arch: Arch) -> Result<Pins> {
+pub(crate) fn pins(arch: Arch) -> Result<Pins> {
     match arch {
         Arch::X86_64 => Pins::parse("pins/engine-amd64.toml", include_str!("../../pins/engine-amd64.toml")),
-        Arch::Aarch64 => {
-            bail!("no engine packages are pinned for aarch64 yet; set WASMEDGE_DIR to an installed WasmEdge")
-        }
+        Arch::Aarch64 => Pins::parse("pins/engine-arm64.toml", include_str!("../../pins/engine-arm64.toml")),
     }
 }
 
@@ -95,7 +93,8 @@ pub(super) fn install_libclang() -> Result<PathBuf> {
 
 fn finish(new: &Path, arch: Arch) -> Result<()> {
     check_version(&new.join("include/wasmedge/version.h"))?;
-    shim::make_run(new, arch).context("make the folder that containers run from")
+    shim::make_run(new, arch).context("make the folder that containers run from")?;
+    shim::trim_compile(new, arch).context("make the folder that compilations run from")
 }
 
 fn check_version(header: &Path) -> Result<()> {
