@@ -10,6 +10,7 @@ mod error;
 mod layout;
 mod memfd;
 mod message;
+mod notify;
 mod runner;
 mod ticket;
 mod types;
@@ -23,6 +24,7 @@ pub use error::Error;
 pub use layout::{EngineDirs, Layout};
 pub use memfd::{AREA_SIZE, MEMFD_MAX, answer_area, read_area, read_sealed, sealed_memfd};
 pub use message::Msg;
+pub use notify::Notify;
 pub use runner::{
     Bind, CompileResult, Content, ContentFile, ContentFolder, EndRecord, Entry, ExitFact, ImageFile, Jail,
     Launch, Needs, NetworkPlace, Preopen, ProofRecord, Rootfs, Spec,

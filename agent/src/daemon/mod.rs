@@ -30,7 +30,7 @@ use renew::Renewal;
 use report::Uplink;
 use shoal_agent_core::plan::plan;
 use shoal_agent_core::report::Coalescer;
-use shoal_ipc::Layout;
+use shoal_ipc::{Layout, Notify};
 use shoal_protocol::ids::{DeviceId, FleetId, Timestamp};
 use shoal_protocol::latest::PodStatus;
 use shoal_runtime::{Guard, ImageService, RuntimeService};
@@ -133,6 +133,10 @@ async fn serve(layout: &Layout) -> Result<()> {
     let Some(key) = files.load_key()? else { return Err(not_enrolled(layout)) };
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    // From here on it only waits: for an operator's word, a guard, a disk. What it waits for is in its log and in `doctor`.
+    let manager = Notify::from_env();
+    manager.ready();
+    tokio::spawn(stay_alive(manager));
     let mut certificates = files.load_certificates()?;
     if certificates.is_empty() {
         certificates = tokio::select! {
@@ -238,6 +242,14 @@ async fn serve(layout: &Layout) -> Result<()> {
             Wake::Fetched(fetched) => daemon.fetch_ended(fetched),
             Wake::Renewed(answer) => daemon.renewal_ended(*answer),
         }
+    }
+}
+
+/// Signs of life for the service manager: they stop when something holds the only thread up.
+async fn stay_alive(mut manager: Notify) {
+    while let Some(due) = manager.due() {
+        tokio::time::sleep_until(due.into()).await;
+        manager.beat(Instant::now());
     }
 }
 

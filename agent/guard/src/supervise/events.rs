@@ -94,7 +94,8 @@ impl Supervise {
         let services =
             [self.admit.restart_at, self.log.restart_at, self.zygotes.restart_at].into_iter().flatten();
         let graves = self.graves.iter().map(Grave::due);
-        containers.chain(jobs).chain(services).chain(graves).chain(self.networks.deadline()).min()
+        let all = containers.chain(jobs).chain(services).chain(graves);
+        all.chain(self.networks.deadline()).chain(self.manager.due()).min()
     }
 
     pub(super) fn handle(&mut self, token: Token, signals: &OwnedFd) -> Next {

@@ -59,7 +59,7 @@ use runner::Runner;
 use services::Service;
 pub(crate) use services::{PAIR_FD, SOCKETS_FD};
 pub(crate) use shoal_confine::process;
-use shoal_ipc::{Digest, Layout, Listener, Ticket};
+use shoal_ipc::{Digest, Layout, Listener, Notify, Ticket};
 pub(crate) use shutdown::stop_leftovers;
 use spares::Spares;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -136,6 +136,8 @@ pub(crate) struct Supervise {
     denied: u64,
     /// Who asked for the end of everything.
     shutdown: Option<u64>,
+    /// The service manager, where there is one.
+    manager: Notify,
 }
 
 /// Runs supervise until it is asked to end.
@@ -145,6 +147,7 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("cannot become a subreaper")?;
     let mut supervise = Supervise::open(layout)?;
+    supervise.manager = Notify::from_env();
     supervise.listen()?;
     supervise.adopt_all().context("cannot read the containers' records")?;
     supervise.adopt_networks().context("cannot read the records of pods' networks")?;
@@ -154,17 +157,21 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
     supervise.next_jobs();
     let confined = if supervise.uids.is_some() { "confined" } else { "unconfined" };
     say::line(format!("ready, {confined}, control groups {}", supervise.hierarchy.name()));
+    supervise.manager.ready();
     loop {
         supervise.services()?;
         let ready = supervise.wait(&signals)?;
         for token in ready {
             if supervise.handle(token, &signals) == Next::End {
+                supervise.manager.stopping();
                 return Ok(());
             }
         }
         supervise.timers();
         supervise.spares_due();
+        supervise.manager.beat(std::time::Instant::now());
         if supervise.shutdown.is_some() && supervise.all_ended() {
+            supervise.manager.stopping();
             return supervise.tear_down();
         }
     }
@@ -224,6 +231,7 @@ impl Supervise {
             serial: u64::from(std::process::id()) << 20,
             denied: 0,
             shutdown: None,
+            manager: Notify::default(),
             layout,
             policy,
             uids,

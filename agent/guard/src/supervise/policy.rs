@@ -385,6 +385,23 @@ mod tests {
     }
 
     #[test]
+    fn the_packaged_policy_is_one_and_keeps_clear_of_users_that_systemd_makes() {
+        let text = include_str!("../../../../deploy/package/etc/policy.toml");
+        let p = Policy::parse(text).unwrap();
+        assert_eq!(p.cgroup_parent(), "shoal.slice/shoal-payload.service");
+        let u = p.uids();
+        let last = u.pods.first + u.pods.count;
+        // 61184 to 65519 are systemd's for its own dynamic users, and users' own ranges begin at 100000.
+        assert!(u.agent > 65_535 && last < 100_000, "{u:?}");
+        // With every example in it taken at its word, too.
+        let all: String = text
+            .lines()
+            .map(|l| l.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(l).to_owned() + "\n")
+            .collect();
+        Policy::parse(&all).unwrap();
+    }
+
+    #[test]
     fn unknown_fields_units_and_overlapping_uids_are_refused() {
         for bad in [
             "surprise = 1",

@@ -90,6 +90,8 @@ pub struct Device {
     pub engine: Option<PathBuf>,
     /// Seen by the guard in place of `/proc/cpuinfo`.
     pub cpuinfo: Option<PathBuf>,
+    /// More of the guard's environment.
+    pub environment: Vec<(&'static str, std::ffi::OsString)>,
     guard: Option<Child>,
     libexec: Option<PathBuf>,
 }
@@ -129,7 +131,16 @@ impl Device {
         std::fs::create_dir_all(layout.policy().parent().unwrap()).unwrap();
         let policy = format!("uid_base = {AGENT}\ncgroup_parent = \"{group}\"\n{more}\n");
         std::fs::write(layout.policy(), policy).unwrap();
-        Self { dir, layout, group, engine: None, cpuinfo: None, guard: None, libexec: None }
+        Self {
+            dir,
+            layout,
+            group,
+            engine: None,
+            cpuinfo: None,
+            environment: Vec::new(),
+            guard: None,
+            libexec: None,
+        }
     }
 
     fn command(&self, verb: &str) -> Command {
@@ -144,6 +155,7 @@ impl Device {
             }
         };
         command.arg(verb).arg("--root").arg(self.dir.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(libexec) = &self.libexec {
             command.env("SHOAL_LIBEXEC", libexec);
         }
