@@ -15,6 +15,7 @@ mod layout;
 mod mutants;
 mod network;
 mod output;
+mod package;
 mod paths;
 mod pins;
 mod process;
@@ -43,6 +44,7 @@ enum Task {
     Fuzz(fuzz::Args),
     Guests(guests::Args),
     Mutants(mutants::Args),
+    Package(package::Args),
     Setup(tools::Args),
     Vm(vm::Args),
 }
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Task::Fuzz(args) => fuzz::main(&args).map(success),
         Task::Guests(args) => guests::main(&args).map(success),
         Task::Mutants(args) => mutants::main(&args).map(success),
+        Task::Package(args) => package::main(&args).map(success),
         Task::Setup(args) => tools::main(&args).map(success),
         Task::Vm(args) => vm::main(&args).map(success),
     };

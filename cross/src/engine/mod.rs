@@ -17,6 +17,8 @@ use anyhow::{Context as _, Result, bail};
 
 pub(crate) use build::{Profile, build_runner, build_static, build_static_tests};
 pub(crate) use command::{Args, main};
+pub(crate) use shim::dynamic;
+pub(crate) use source::pins;
 
 use crate::apt::Unavailable;
 use crate::arch::Arch;
