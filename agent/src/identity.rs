@@ -1,15 +1,22 @@
-//! The device's identity: one Ed25519 key for TLS and reports, kept for life; its certificate and record beside it.
+//! The device's identity: one key for TLS and reports, kept for life; its certificate and record beside it.
+//!
+//! The key is an Ed25519 seed in a file, or behind a command: in a TPM, a secure element, whatever signs.
+
+mod key;
+
+pub(crate) use key::IdentityKey;
 
 use crate::durable;
+use crate::failure::{Explained, Kind};
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use shoal_ipc::Layout;
-use shoal_protocol::ids::{Bytes, DeviceId};
-use shoal_protocol::signer::{Ed25519Signer, Signer};
-use std::path::PathBuf;
+use shoal_protocol::ids::Bytes;
+use shoal_protocol::latest::Key;
+use std::path::{Path, PathBuf};
 
 /// PKCS#8 version 1 before an Ed25519 seed (RFC 8410 §7).
 const PKCS8_PREFIX: [u8; 16] =
@@ -32,6 +39,15 @@ impl Files {
         self.dir.join("device.key")
     }
 
+    /// The command that signs, when the key is not in a file.
+    fn command(&self) -> PathBuf {
+        self.dir.join("device.signer")
+    }
+
+    fn public(&self) -> PathBuf {
+        self.dir.join("device.pub")
+    }
+
     fn certificate(&self) -> PathBuf {
         self.dir.join("device.crt")
     }
@@ -46,12 +62,20 @@ impl Files {
 
     /// The key, if there is one.
     pub(crate) fn load_key(&self) -> Result<Option<IdentityKey>> {
+        if let Some(line) = durable::read(&self.command(), FILE_MAX)? {
+            let line = String::from_utf8(line)
+                .with_context(|| format!("{} is not text", self.command().display()))?;
+            let path = self.public();
+            let pem = durable::read(&path, FILE_MAX)?
+                .with_context(|| format!("{} is lost: the public half of the key", path.display()))?;
+            return Ok(Some(IdentityKey::behind(line.trim().to_owned(), public_key(&path, &pem)?)));
+        }
         let Some(pem) = durable::read(&self.key(), FILE_MAX)? else { return Ok(None) };
         let what = || format!("{} is no Ed25519 key in PKCS#8", self.key().display());
         let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).with_context(what)?;
         let seed = der.secret_pkcs8_der().strip_prefix(&PKCS8_PREFIX).with_context(what)?;
         let seed: [u8; 32] = seed.try_into().ok().with_context(what)?;
-        Ok(Some(IdentityKey { seed }))
+        Ok(Some(IdentityKey::of_seed(seed)))
     }
 
     /// The key; made and kept if there is none.
@@ -61,8 +85,26 @@ impl Files {
         }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).context("the operating system gave no randomness")?;
-        let key = IdentityKey { seed };
-        durable::write(&self.key(), pem("PRIVATE KEY", &key.pkcs8()).as_bytes())?;
+        let pkcs8 = [PKCS8_PREFIX.as_slice(), &seed].concat();
+        durable::write(&self.key(), pem("PRIVATE KEY", &pkcs8).as_bytes())?;
+        Ok(IdentityKey::of_seed(seed))
+    }
+
+    /// Takes a key behind a command for this device's, once it has signed something that its public half verifies. Another
+    /// key than the one that this device has is refused: who a device is does not change.
+    pub(crate) fn adopt_key(&self, line: &str, public: Key) -> Result<IdentityKey> {
+        let usage = |why: String| Explained::new(Kind::Usage, why);
+        let key = IdentityKey::behind(line.to_owned(), public);
+        if let Some(held) = self.load_key()?
+            && held != key
+        {
+            let why = format!("this device has another key already, that of {}", held.device());
+            return Err(usage(why).into());
+        }
+        key.prove()
+            .map_err(|e| usage(format!("the key cannot be used through the command `{line}`: {e:#}")))?;
+        durable::write(&self.public(), pem("PUBLIC KEY", &key.public().spki()).as_bytes())?;
+        durable::write(&self.command(), line.as_bytes())?;
         Ok(key)
     }
 
@@ -102,47 +144,16 @@ impl Files {
     }
 }
 
-/// The identity key.
-#[derive(Clone)]
-pub(crate) struct IdentityKey {
-    seed: [u8; 32],
+/// Reads the file of a public key.
+pub(crate) fn read_public(path: &Path) -> Result<Key> {
+    public_key(path, &std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?)
 }
 
-impl std::fmt::Debug for IdentityKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "IdentityKey({})", self.device())
-    }
-}
-
-impl IdentityKey {
-    /// Signs reports.
-    pub(crate) fn signer(&self) -> Ed25519Signer {
-        Ed25519Signer::from_seed(self.seed)
-    }
-
-    /// The device's id.
-    pub(crate) fn device(&self) -> DeviceId {
-        self.signer().key().device_id()
-    }
-
-    fn pkcs8(&self) -> Vec<u8> {
-        [PKCS8_PREFIX.as_slice(), &self.seed].concat()
-    }
-
-    /// For TLS.
-    pub(crate) fn private_key(&self) -> PrivatePkcs8KeyDer<'static> {
-        PrivatePkcs8KeyDer::from(self.pkcs8())
-    }
-
-    /// A DER certificate request with the device's id as its common name.
-    pub(crate) fn certificate_request(&self) -> Result<Vec<u8>> {
-        let what = "cannot make a certificate request";
-        let key = rcgen::KeyPair::try_from(&self.private_key()).context(what)?;
-        let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(rcgen::DnType::CommonName, self.device().as_str());
-        Ok(params.serialize_request(&key).context(what)?.der().to_vec())
-    }
+/// Reads a public key in PEM.
+fn public_key(path: &Path, text: &[u8]) -> Result<Key> {
+    let what = || format!("{} is no Ed25519 or P-256 public key in PEM", path.display());
+    let spki = SubjectPublicKeyInfoDer::from_pem_slice(text).ok().with_context(what)?;
+    Key::from_spki(&spki).with_context(what)
 }
 
 fn pem(label: &str, der: &[u8]) -> String {
@@ -179,6 +190,49 @@ mod tests {
         std::fs::write(files.key(), b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
             .unwrap();
         assert!(files.load_or_make_key().is_err());
+    }
+
+    /// A P-256 key in a file, and a command that signs with it as hardware would: in DER.
+    fn command_key(dir: &Path, name: &str) -> (String, PathBuf) {
+        let (private, public) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.pub")));
+        let openssl = |args: &[&str]| {
+            let done = std::process::Command::new("openssl").args(args).output().unwrap();
+            assert!(done.status.success(), "{done:?}");
+        };
+        let (private, file) = (private.to_str().unwrap(), public.to_str().unwrap());
+        openssl(&["ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", private]);
+        openssl(&["pkey", "-in", private, "-pubout", "-out", file]);
+        (format!("openssl dgst -sha256 -sign {private}"), public)
+    }
+
+    #[test]
+    fn a_key_behind_a_command_is_proven_then_kept_and_never_exchanged() {
+        let (dir, files) = files();
+        let ((line, public), (other, stranger)) =
+            (command_key(dir.path(), "a"), command_key(dir.path(), "b"));
+        let why = files.adopt_key(&other, read_public(&public).unwrap()).unwrap_err().to_string();
+        assert!(why.contains("does not verify"), "{why}");
+        assert!(files.adopt_key("false", read_public(&public).unwrap()).is_err());
+        assert!(files.load_key().unwrap().is_none(), "what failed leaves nothing");
+
+        let key = files.adopt_key(&line, read_public(&public).unwrap()).unwrap();
+        assert_eq!(key.public().alg, shoal_protocol::latest::Alg::Es256);
+        assert_eq!(files.load_or_make_key().unwrap().device(), key.device());
+        assert!(!files.key().exists(), "no other key is made beside it");
+        files.adopt_key(&line, read_public(&public).unwrap()).unwrap();
+        let why = files.adopt_key(&other, read_public(&stranger).unwrap()).unwrap_err().to_string();
+        assert!(why.contains("another key already"), "{why}");
+        std::fs::remove_file(files.public()).unwrap();
+        assert!(files.load_or_make_key().is_err(), "half an identity is no reason to make another");
+    }
+
+    #[test]
+    fn a_device_with_a_key_in_a_file_keeps_it() {
+        let (dir, files) = files();
+        let device = files.load_or_make_key().unwrap().device();
+        let (line, public) = command_key(dir.path(), "a");
+        assert!(files.adopt_key(&line, read_public(&public).unwrap()).is_err());
+        assert_eq!(files.load_key().unwrap().unwrap().device(), device);
     }
 
     #[test]

@@ -48,8 +48,10 @@ fn dispatch(cli: &Cli) -> Result<()> {
     let root = std::path::absolute(&cli.root)?;
     let layout = Layout::new(root);
     match &cli.command {
-        Command::Enroll { file, name, offline, output } => {
-            let options = enroll::Options { name: name.as_deref(), offline: *offline, json: output.json() };
+        Command::Enroll { file, name, offline, key_command, key_public, output } => {
+            let key = key_command.as_deref().zip(key_public.as_deref());
+            let name = name.as_deref();
+            let options = enroll::Options { name, offline: *offline, key, json: output.json() };
             enroll::run(file, &layout, options)
         }
         Command::Run => daemon::run(&layout),

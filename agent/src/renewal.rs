@@ -298,7 +298,7 @@ mod tests {
 
     struct Own {
         key: IdentityKey,
-        pair: KeyPair,
+        public: rcgen::SubjectPublicKeyInfo,
         name: String,
     }
 
@@ -307,9 +307,9 @@ mod tests {
         let layout = Layout::new(dir.path());
         std::fs::create_dir_all(layout.identity()).unwrap();
         let key = Files::new(&layout).load_or_make_key().unwrap();
-        let pair = KeyPair::try_from(&key.private_key()).unwrap();
+        let public = rcgen::SubjectPublicKeyInfo::from_der(&key.public().spki()).unwrap();
         let name = key.device().to_string();
-        Own { key, pair, name }
+        Own { key, public, name }
     }
 
     fn ask(own: &Own, ca: &Ca) -> Ask {
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn b6_a_certificate_for_the_own_name_and_key_is_taken() {
         let (own, ca) = (own(), Ca::new());
-        let renewed = take(&ask(&own, &ca), &answer(&own, &[ca.issue(&own.name, &own.pair)])).unwrap();
+        let renewed = take(&ask(&own, &ca), &answer(&own, &[ca.issue(&own.name, &own.public)])).unwrap();
         assert_eq!(renewed.certificate.life.not_after, Timestamp(NOW + 86_400));
         assert_eq!(renewed.certificate.device, own.key.device());
     }
@@ -350,21 +350,21 @@ mod tests {
     #[test]
     fn b6_a_certificate_for_another_name_is_not_taken() {
         let (own, ca, other) = (own(), Ca::new(), own());
-        let why = why_not(&own, &ca, &ca.issue(&other.name, &own.pair));
+        let why = why_not(&own, &ca, &ca.issue(&other.name, &own.public));
         assert!(why.contains(&format!("for the name {:?}", other.name)), "{why}");
     }
 
     #[test]
     fn b6_a_certificate_for_another_key_is_not_taken() {
         let (own, ca, other) = (own(), Ca::new(), own());
-        let why = why_not(&own, &ca, &ca.issue(&own.name, &other.pair));
+        let why = why_not(&own, &ca, &ca.issue(&own.name, &other.public));
         assert!(why.contains(&format!("for the key of {}", other.name)), "{why}");
     }
 
     #[test]
     fn b6_an_answer_for_another_device_is_not_taken() {
         let (own, ca, other) = (own(), Ca::new(), own());
-        let answer = answer(&other, &[ca.issue(&other.name, &other.pair)]);
+        let answer = answer(&other, &[ca.issue(&other.name, &other.public)]);
         let why = format!("{:#}", take(&ask(&own, &ca), &answer).unwrap_err());
         assert!(why.contains("answered for device"), "{why}");
     }
@@ -372,14 +372,14 @@ mod tests {
     #[test]
     fn b6_a_certificate_by_an_authority_that_the_root_does_not_name_is_not_taken() {
         let (own, ca) = (own(), Ca::new());
-        let why = why_not(&own, &ca, &Ca::new().issue(&own.name, &own.pair));
+        let why = why_not(&own, &ca, &Ca::new().issue(&own.name, &own.public));
         assert!(why.contains("authority"), "{why}");
     }
 
     #[test]
     fn b6_a_certificate_for_servers_is_not_taken() {
         let (own, ca) = (own(), Ca::new());
-        let server = ca.issue_for(&own.name, &own.pair, ExtendedKeyUsagePurpose::ServerAuth);
+        let server = ca.issue_for(&own.name, &own.public, ExtendedKeyUsagePurpose::ServerAuth);
         let why = why_not(&own, &ca, &server);
         assert!(why.contains("authority"), "{why}");
     }
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn b6_only_proven_time_ends_a_certificate_and_a_clock_of_1970_refuses_none() {
         let (own, ca) = (own(), Ca::new());
-        let chain = [ca.issue(&own.name, &own.pair)];
+        let chain = [ca.issue(&own.name, &own.public)];
         let at = |t: u64| judge(&chain, &own.key, std::slice::from_ref(&ca.der), Timestamp(t));
         assert!(at(0).is_ok());
         assert!(at(NOW + 86_400).is_ok());
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn an_answer_of_nothing_too_much_or_garbage_is_an_error() {
         let (own, ca) = (own(), Ca::new());
-        let one = ca.issue(&own.name, &own.pair);
+        let one = ca.issue(&own.name, &own.public);
         let ask = ask(&own, &ca);
         assert!(take(&ask, &answer(&own, &[])).is_err());
         assert!(take(&ask, &answer(&own, &vec![one.clone(); CHAIN_MAX + 1])).is_err());
@@ -425,7 +425,7 @@ mod tests {
                 .with_single_cert(vec![certificate], key)
                 .unwrap()
         };
-        let certificate = answer(own, &[ca.issue(&own.name, &own.pair)]);
+        let certificate = answer(own, &[ca.issue(&own.name, &own.public)]);
         let mut connections = vec![(config(ca), certificate)];
         connections.extend(then.map(|trusted| (config(trusted), Vec::new())));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -3,7 +3,8 @@
 use crate::identity::IdentityKey;
 use crate::points;
 use anyhow::{Context, Result};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use shoal_protocol::ids::{Bytes, Timestamp};
@@ -69,8 +70,9 @@ pub(crate) fn client(
         .with_root_certificates(authorities(ca)?);
     match identity {
         None => Ok(builder.with_no_client_auth()),
-        Some((key, certificates)) => builder
-            .with_client_auth_cert(certificates, PrivateKeyDer::Pkcs8(key.private_key()))
-            .context("the device's certificate does not fit its key"),
+        Some((key, certificates)) => {
+            let certified = key.certified(certificates)?;
+            Ok(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified))))
+        }
     }
 }

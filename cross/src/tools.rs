@@ -33,6 +33,12 @@ pub(crate) enum Tool {
     SshAgent,
     /// A token in software: PKCS#11, for the agent.
     SoftHsm,
+    /// A TPM in software.
+    Swtpm,
+    /// Commands that speak to a TPM.
+    Tpm2Tools,
+    /// Keys and signatures as hardware makes them.
+    OpenSsl,
     /// Compiles the fuzzing engine.
     CPlusPlus,
     /// An HTTP proxy.
@@ -45,12 +51,15 @@ pub(crate) enum Tool {
 
 impl Tool {
     /// All that tests need.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::DockerRegistry,
         Self::Skopeo,
         Self::Buildah,
         Self::SshAgent,
         Self::SoftHsm,
+        Self::Swtpm,
+        Self::Tpm2Tools,
+        Self::OpenSsl,
         Self::CPlusPlus,
         Self::Tinyproxy,
         Self::CargoDeny,
@@ -64,6 +73,9 @@ impl Tool {
             Self::Buildah => "buildah",
             Self::SshAgent => "ssh-agent",
             Self::SoftHsm => "softhsm2-util",
+            Self::Swtpm => "swtpm",
+            Self::Tpm2Tools => "tpm2_sign",
+            Self::OpenSsl => "openssl",
             Self::CPlusPlus => "g++",
             Self::Tinyproxy => "tinyproxy",
             Self::CargoDeny => "cargo-deny",
@@ -76,6 +88,7 @@ impl Tool {
         match self {
             Self::SshAgent => "openssh-client",
             Self::SoftHsm => "softhsm2",
+            Self::Tpm2Tools => "tpm2-tools",
             other => other.name(),
         }
     }
@@ -191,6 +204,9 @@ mod tests {
             Tool::Buildah,
             Tool::SshAgent,
             Tool::SoftHsm,
+            Tool::Swtpm,
+            Tool::Tpm2Tools,
+            Tool::OpenSsl,
             Tool::CPlusPlus,
             Tool::Tinyproxy,
         ];

@@ -89,7 +89,8 @@ pub(crate) enum Command {
     /// which an operator compares where the token asks for approval; `shoal-agent run` then goes on by itself.
     #[command(
         after_help = "Examples:\n  shoal-agent enroll join.txt\n  shoal-agent enroll --root /tmp/dev1 --name dev1 join.txt\n  \
-shoal-agent enroll --offline join-0007.shoal   # in a factory: no network"
+shoal-agent enroll --offline join-0007.shoal   # in a factory: no network\n  \
+shoal-agent enroll --key-command 'tpm2_sign -Q -c 0x81010001 -g sha256 -f plain -o /dev/stdout' --key-public tpm.pem join.txt"
     )]
     Enroll {
         /// The join file.
@@ -101,6 +102,15 @@ shoal-agent enroll --offline join-0007.shoal   # in a factory: no network"
         /// Do not ask the controller: the daemon does, when there is a network.
         #[arg(long)]
         offline: bool,
+        /// Use a key that is not in a file: this command signs what it reads (a TPM, PKCS#11; docs/enrolment.md).
+        ///
+        /// It runs by `sh -c` as the agent's user, reads the bytes to sign from standard input and writes the signature: 64
+        /// bytes, or DER for P-256.
+        #[arg(long, value_name = "COMMAND", requires = "key_public")]
+        key_command: Option<String>,
+        /// The public half of that key, in PEM: Ed25519 or P-256.
+        #[arg(long, value_name = "FILE", requires = "key_command")]
+        key_public: Option<PathBuf>,
         /// How to print.
         #[command(flatten)]
         output: Output,

@@ -203,13 +203,12 @@ impl Daemon {
             facts,
             conditions: self.conditions(),
         };
-        let signer = self.key.signer();
-        let sealed = seal_document(&report, &[&signer]).or_else(|_| {
+        let sealed = seal_document(&report, &[&self.key]).or_else(|_| {
             // Too much text for one report: what is for people only goes first.
             for pod in &mut report.pods {
                 pod.containers.iter_mut().for_each(|c| c.stderr_tail = None);
             }
-            seal_document(&report, &[&signer])
+            seal_document(&report, &[&self.key])
         });
         let (envelope, _) = sealed.context("cannot sign a report")?;
         self.store.push_report(counter, &envelope, facts_up_to)?;

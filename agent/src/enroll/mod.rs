@@ -11,7 +11,7 @@ pub(crate) use pending::{Pending, State};
 
 use crate::failure::{Explained, Kind};
 use crate::http::{self, NoAnswer};
-use crate::identity::{Files, IdentityKey};
+use crate::identity::{self, Files, IdentityKey};
 use crate::points;
 use crate::{entropy, lock, output, privilege, tls};
 use anyhow::{Context, Result, bail};
@@ -85,6 +85,8 @@ pub(crate) struct Options<'a> {
     pub name: Option<&'a str>,
     /// Do everything but ask the controller.
     pub offline: bool,
+    /// A key behind a command: the command and the file of its public half.
+    pub key: Option<(&'a str, &'a Path)>,
     /// Print JSON.
     pub json: bool,
 }
@@ -102,6 +104,9 @@ pub(crate) fn run(path: &Path, layout: &Layout, options: Options<'_>) -> Result<
             .into());
         }
     }
+    // While this is still the caller, who may read it.
+    let command = options.key.map(|(line, path)| identity::read_public(path).map(|public| (line, public)));
+    let command = command.transpose()?;
     if !layout.agent_dir().exists() {
         privilege::become_agent(layout)?;
     }
@@ -121,7 +126,10 @@ pub(crate) fn run(path: &Path, layout: &Layout, options: Options<'_>) -> Result<
     if let Some(name) = options.name {
         files.save_name(name)?;
     }
-    let key = files.load_or_make_key()?;
+    let key = match command {
+        Some((line, public)) => files.adopt_key(line, public)?,
+        None => files.load_or_make_key()?,
+    };
     points::hit(points::ENROLL_KEY);
     let device = key.device();
     let token: Token = payload(&join.token.0, DocumentKind::Token)?;
@@ -134,7 +142,7 @@ pub(crate) fn run(path: &Path, layout: &Layout, options: Options<'_>) -> Result<
                 device: device.clone(),
                 sequence: 1,
                 issued_at: tls::clock().max(join.minima.time),
-                identity: key.signer().key(),
+                identity: key.public(),
                 sealing: Bytes(keys.sealing.to_vec()),
                 attest: Key::ed25519(keys.attest),
                 labels: token.labels.clone(),
@@ -255,7 +263,7 @@ fn take(
     let record = response.record.as_ref().unwrap_or(&request.record);
     let signed: DeviceRecord = payload(&record.0, DocumentKind::Device)?;
     // Admission knows its own two keys; the third is this process's.
-    if signed.identity != key.signer().key() {
+    if signed.identity != key.public() {
         bail!("the record in the controller's answer is for device {}, this is {device}", signed.device);
     }
     submit(admit, &record.0, "the device record")?;

@@ -20,6 +20,8 @@ pub struct Device {
     pub cgroup_parent: String,
     /// Set in the environment of guard and agent at their next start.
     pub env: Vec<(String, String)>,
+    /// What `enroll` is told beside the join file.
+    pub enroll_args: Vec<String>,
     /// The user of every process, when it is not the caller's.
     uid: Option<u32>,
     guard: Option<Service>,
@@ -40,6 +42,7 @@ impl Device {
             root: root.to_owned(),
             cgroup_parent,
             env: Vec::new(),
+            enroll_args: Vec::new(),
             uid: None,
             guard: None,
             agent: None,
@@ -95,8 +98,9 @@ impl Device {
 
     /// Enrols with a join file.
     pub fn enroll(&self, join: &Path) -> Result<()> {
-        Finished::of(self.command("shoal-agent").arg("enroll").arg(join).arg("--root").arg(&self.root))?
-            .ok()?;
+        let mut command = self.command("shoal-agent");
+        command.arg("enroll").arg(join).arg("--root").arg(&self.root).args(&self.enroll_args);
+        Finished::of(&mut command)?.ok()?;
         Ok(())
     }
 

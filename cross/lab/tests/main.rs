@@ -12,6 +12,7 @@ mod documents;
 mod ends;
 mod enrolment;
 mod grants;
+mod hardware;
 mod hostile;
 mod images;
 mod limits;

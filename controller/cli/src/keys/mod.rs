@@ -4,7 +4,6 @@
 //! a key may sign (the root says that).
 
 mod agent;
-mod command;
 mod file;
 pub(crate) mod passphrase;
 
@@ -14,12 +13,16 @@ use serde::{Deserialize, Serialize};
 use shoal_protocol::ids::Name;
 use shoal_protocol::latest::{Alg, Key};
 use shoal_protocol::{Ed25519Signer, SignError, Signer};
+use shoal_signer::SignerCommand;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 const AGENT: &str = "ssh-agent:";
 const COMMAND: &str = "command:";
+/// How long a signer command may take: somebody may have to touch something.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What `--key` may name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +80,7 @@ enum Holder {
     /// In the agent that runs.
     Agent { fingerprint: String, found: OnceCell<agent::AgentKey> },
     /// Behind a command.
-    Command(command::SignerCommand),
+    Command(SignerCommand),
 }
 
 /// A key that can sign, and what its owner calls it.
@@ -275,7 +278,7 @@ pub(crate) fn load(home: &Home, key: &str) -> Result<OwnKey> {
         }
         Reference::Command { public, line } => {
             let public = read_public(&public)?;
-            let holder = Holder::Command(command::SignerCommand { line, public: public.clone() });
+            let holder = Holder::Command(SignerCommand { line, public: public.clone(), patience: PATIENCE });
             Ok(OwnKey { name: key.to_owned(), public, holder })
         }
     }
@@ -295,7 +298,9 @@ fn named(home: &Home, name: &Name) -> Result<OwnKey> {
     let public = read_public(&path_of(home, name.as_str(), "pub"))?;
     let holder = match external {
         External::SshAgent(fingerprint) => Holder::Agent { fingerprint, found: OnceCell::new() },
-        External::Command(line) => Holder::Command(command::SignerCommand { line, public: public.clone() }),
+        External::Command(line) => {
+            Holder::Command(SignerCommand { line, public: public.clone(), patience: PATIENCE })
+        }
     };
     Ok(OwnKey { name: name.to_string(), public, holder })
 }
