@@ -1,6 +1,6 @@
 //! What every part of shoald shares, and how it comes up from the store.
 
-use crate::broker::Revoke;
+use crate::broker::Kick;
 use crate::fleet::{Device, Document, Fleet, Input, Message};
 use crate::logs::LogHub;
 use crate::pki::Authority;
@@ -53,7 +53,7 @@ pub(crate) struct App {
     pub(crate) wake: Notify,
     pub(crate) fleet_id: watch::Sender<Option<FleetId>>,
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
-    pub(crate) revocations: mpsc::Sender<Revoke>,
+    pub(crate) kicks: mpsc::Sender<Kick>,
     /// Where the broker is, while there is one that shoald itself is connected to.
     pub(crate) broker: watch::Receiver<Option<SocketAddr>>,
     /// Ends what would otherwise wait for a client.
@@ -66,7 +66,7 @@ pub(crate) struct App {
 /// The ends of the queues that other tasks read or write.
 pub(crate) struct Queues {
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
-    pub(crate) revocations: mpsc::Sender<Revoke>,
+    pub(crate) kicks: mpsc::Sender<Kick>,
     pub(crate) broker: watch::Receiver<Option<SocketAddr>>,
     pub(crate) ending: watch::Receiver<bool>,
 }
@@ -102,7 +102,7 @@ impl App {
             wake: Notify::new(),
             fleet_id: watch::Sender::new(fleet_id),
             outgoing: queues.outgoing,
-            revocations: queues.revocations,
+            kicks: queues.kicks,
             broker: queues.broker,
             ending: queues.ending,
             fleet: Mutex::new(fleet),
@@ -160,6 +160,17 @@ impl App {
 pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Timestamp(since.map_or(0, |d| d.as_secs()))
+}
+
+/// Returns when this moment is over; without one, never. By this process's own clock, so whoever waits long looks again.
+pub(crate) async fn after(end: Option<Timestamp>) {
+    match end {
+        Some(end) => {
+            let left = end.0.saturating_add(1).saturating_sub(now().0);
+            tokio::time::sleep(std::time::Duration::from_secs(left)).await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 async fn load_fleet(store: &Store) -> Result<Fleet> {

@@ -1,7 +1,7 @@
 //! Rollouts move here: whenever something was heard, decide, keep, then send.
 
-use crate::app::{App, now};
-use crate::broker::Revoke;
+use crate::app::{App, after, now};
+use crate::broker::Kick;
 use crate::fleet::RESYNC;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,12 +12,16 @@ pub(crate) async fn run(app: Arc<App>) {
     let mut ending = app.ending.clone();
     let mut resync = tokio::time::interval(Duration::from_secs(RESYNC));
     loop {
+        let next_end = app.fleet().next_end();
         tokio::select! {
-            // All three are cancel safe: what was marked stays marked.
+            // All are cancel safe: what was marked stays marked.
             () = app.wake.notified() => {}
+            () = after(next_end) => end_expired(&app).await,
             _ = resync.tick() => {
                 keep_seen(&app).await;
                 ask_mutes(&app).await;
+                // The clock may have been set.
+                end_expired(&app).await;
                 let mut fleet = app.fleet();
                 let all: Vec<_> = fleet.entries().map(|e| e.name.clone()).collect();
                 fleet.dirty.extend(all);
@@ -63,7 +67,16 @@ async fn ask_mutes(app: &App) {
     let mutes = app.fleet().mutes();
     for device in mutes {
         tracing::info!("device {device} is connected and said nothing; its connection is ended");
-        let _ = app.revocations.send(Revoke { client: device.to_string(), serials: Vec::new() }).await;
+        let _ = app.kicks.send(Kick::Connection { client: device.to_string() }).await;
+    }
+}
+
+/// A connection ends with the certificate that opened it: TLS looks at that at its beginning only.
+async fn end_expired(app: &App) {
+    let ended = app.fleet().certificates_ended(now());
+    for device in ended {
+        tracing::info!("the certificate of device {device} ended, and with it its connection");
+        let _ = app.kicks.send(Kick::Connection { client: device.to_string() }).await;
     }
 }
 

@@ -45,6 +45,9 @@ pub(crate) struct Device {
     pub(crate) opened: HashMap<Digest, Timestamp>,
     /// Connections that the broker has of it: more than one for moments, while a new one takes over.
     pub(crate) connections: u32,
+    /// When the certificate ends that opened the newest of them; not known of one that came over WebSocket, which sees to it
+    /// itself.
+    pub(crate) certificate_ends: Option<Timestamp>,
     /// What it holds, by its last hello and what was sent since.
     pub(crate) holds: Option<Holds>,
     /// What it said in its last hello.
@@ -77,6 +80,7 @@ impl Device {
             healthy: HashMap::new(),
             opened: HashMap::new(),
             connections: 0,
+            certificate_ends: None,
             holds: None,
             said: None,
             order_counter: 0,
@@ -114,6 +118,8 @@ pub(crate) struct Fleet {
     pub(crate) grants: HashMap<Digest, BTreeMap<DeviceId, bytes::Bytes>>,
     /// All devices.
     pub(crate) devices: BTreeMap<DeviceId, Device>,
+    /// When certificates end that connections were opened by; some of those are gone, or have another by now.
+    ends: BTreeSet<(Timestamp, DeviceId)>,
     /// Deployments whose rollout is to be decided again.
     pub(crate) dirty: BTreeSet<Name>,
 }
@@ -217,12 +223,13 @@ impl Fleet {
         let Some(mut holds) = device.holds.clone() else { return Vec::new() };
         let labels = &device.file.record.labels;
         let document = |d: &Digest| self.documents.get(d).map(|d| d.deployment.clone());
+        // A device may say that it holds thousands.
+        let held: BTreeSet<&Name> = holds.documents.values().collect();
         let documents: Vec<_> = self
             .entries()
             .filter_map(|e| {
                 let opened = device.opened.contains_key(&e.newest.digest);
-                let holds_name = holds.documents.values().any(|n| *n == e.name);
-                sync::wanted(e, document, id, labels, opened, holds_name).map(|r| (&e.name, r))
+                sync::wanted(e, document, id, labels, opened, held.contains(&e.name)).map(|r| (&e.name, r))
             })
             .collect();
         let inputs = self.inputs_of(id, &documents);
@@ -342,6 +349,42 @@ impl Fleet {
                 found.push(id.clone());
             }
             device.mute = mute && !device.mute;
+        }
+        found
+    }
+
+    /// A device connected, by a certificate that ends then.
+    pub(crate) fn connection_opened(&mut self, id: &DeviceId, certificate_ends: Option<Timestamp>) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        device.connections += 1;
+        device.certificate_ends = certificate_ends;
+        self.ends.extend(certificate_ends.map(|end| (end, id.clone())));
+    }
+
+    /// One connection of a device ended.
+    pub(crate) fn connection_closed(&mut self, id: &DeviceId) {
+        if let Some(device) = self.devices.get_mut(id) {
+            device.connections = device.connections.saturating_sub(1);
+        }
+    }
+
+    /// When the next certificate ends under an open connection, or seems to.
+    pub(crate) fn next_end(&self) -> Option<Timestamp> {
+        self.ends.first().map(|(end, _)| *end)
+    }
+
+    /// Whose certificate ended under an open connection; each is told once.
+    pub(crate) fn certificates_ended(&mut self, now: Timestamp) -> Vec<DeviceId> {
+        let mut found = Vec::new();
+        while let Some((end, id)) = self.ends.pop_first() {
+            if end >= now {
+                self.ends.insert((end, id));
+                break;
+            }
+            let device = self.devices.get(&id);
+            if device.is_some_and(|d| d.connections > 0 && d.certificate_ends == Some(end)) {
+                found.push(id);
+            }
         }
         found
     }

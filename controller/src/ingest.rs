@@ -303,27 +303,35 @@ impl App {
     }
 
     /// What the broker says about who is there.
-    pub(crate) fn presence(&self, event: crate::broker::Event) {
+    pub(crate) async fn presence(&self, event: crate::broker::Event) {
         use crate::broker::Event as Broker;
-        let (client, connected) = match event {
-            Broker::Connected { client } => (client, true),
-            Broker::Disconnected { client } => (client, false),
+        match event {
+            Broker::Connected { client, serial } => {
+                let Ok(id) = client.parse::<DeviceId>() else { return };
+                let ends = match serial {
+                    Some(serial) => self.store.certificate_end(serial).await,
+                    None => Ok(None),
+                };
+                let ends = ends.unwrap_or_else(|e| {
+                    tracing::warn!("device {id}: {:#}", anyhow::Error::from(e));
+                    None
+                });
+                let mut fleet = self.fleet();
+                fleet.connection_opened(&id, ends);
+                fleet.touch_device(&id);
+                drop(fleet);
+                self.wake.notify_one();
+            }
+            Broker::Disconnected { client } => {
+                let Ok(id) = client.parse::<DeviceId>() else { return };
+                self.fleet().connection_closed(&id);
+            }
             // A broker that starts anew knows nobody.
             Broker::Ready { .. } | Broker::Failed { .. } => {
                 for device in self.fleet().devices.values_mut() {
                     device.connections = 0;
                 }
-                return;
             }
-        };
-        let Ok(id) = client.parse::<DeviceId>() else { return };
-        if let Some(device) = self.fleet().devices.get_mut(&id) {
-            device.connections =
-                if connected { device.connections + 1 } else { device.connections.saturating_sub(1) };
-        }
-        if connected {
-            self.fleet().touch_device(&id);
-            self.wake.notify_one();
         }
     }
 }

@@ -11,6 +11,7 @@ mod conductor;
 mod fleet;
 mod http;
 mod ingest;
+mod limits;
 mod link;
 mod logs;
 mod orders;

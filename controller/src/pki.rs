@@ -57,6 +57,7 @@ pub(crate) struct Issued {
 pub(crate) struct Peer {
     pub(crate) common_name: String,
     pub(crate) serial: String,
+    pub(crate) not_after: Timestamp,
 }
 
 /// The certificate authority.
@@ -188,7 +189,8 @@ pub(crate) fn peer(der: &[u8]) -> Result<Peer> {
         bail!("a peer's certificate does not have exactly one common name");
     };
     let common_name = name.as_str().context("a peer's common name is no text")?.to_owned();
-    Ok(Peer { common_name, serial: certificate.serial.to_str_radix(16) })
+    let not_after = Timestamp(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0));
+    Ok(Peer { common_name, serial: certificate.serial.to_str_radix(16), not_after })
 }
 
 fn named(common_name: &str, now: Timestamp, life: u64) -> Result<CertificateParams> {
@@ -232,7 +234,9 @@ mod tests {
         assert_eq!(request.device, DeviceId::of_spki(&own.subject_public_key_info()));
         let issued = ca.device(&request, now).unwrap();
         let peer = peer(&issued.der).unwrap();
-        assert_eq!(peer, Peer { common_name: request.device.to_string(), serial: issued.serial });
+        let common_name = request.device.to_string();
+        assert_eq!(peer, Peer { common_name, serial: issued.serial, not_after: now.plus(DEVICE_LIFE) });
+        assert_eq!(issued.not_after, peer.not_after);
         let (_, parsed) = x509_parser::parse_x509_certificate(&issued.der).unwrap();
         assert!(parsed.subject_alternative_name().unwrap().is_none());
         assert!(!parsed.is_ca());

@@ -5,6 +5,7 @@
 
 use crate::http;
 use axum::Router;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use rustls::server::Acceptor;
 use std::io;
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ const MQTT: &[u8] = b"mqtt";
 const BUFFER: usize = 2 << 10;
 /// How long the broker has to answer a device that hung up.
 const LINGER: Duration = Duration::from_secs(5);
+/// Milliseconds that a peer may leave unacknowledged, or unread, what it is sent.
+const UNREAD: u32 = 90_000;
 /// How long requests may go on once shoald ends.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -37,12 +40,15 @@ pub(crate) struct Port {
     pub(crate) router: Router,
     /// Where the broker is, while there is one that shoald itself is connected to.
     pub(crate) broker: watch::Receiver<Option<SocketAddr>>,
+    /// How many connections may be with the broker at a time.
+    pub(crate) devices: usize,
 }
 
 /// Serves until `ending`.
 pub(crate) async fn serve(port: Port, mut ending: watch::Receiver<bool>) {
     let acceptor = TlsAcceptor::from(port.tls);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+    let seats = Arc::new(Semaphore::new(port.devices));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let (mut stream, from) = tokio::select! {
@@ -58,15 +64,18 @@ pub(crate) async fn serve(port: Port, mut ending: watch::Receiver<bool>) {
             _ = ending.changed() => break,
         };
         let (acceptor, router) = (acceptor.clone(), port.router.clone());
-        let (broker, mut ending) = (port.broker.clone(), ending.clone());
+        let (broker, mut ending, seats) = (port.broker.clone(), ending.clone(), seats.clone());
         tokio::spawn(async move {
             let ended = match hello(&mut stream).await {
                 Ok(Hello { mqtt: true, taken }) => {
-                    // The broker holds those by its own bounds.
                     drop(permit);
-                    tokio::select! {
-                        ended = pass_on(stream, &taken, broker) => ended.map_err(Into::into),
-                        _ = ending.changed() => Ok(()),
+                    // A device that finds no seat comes back later; an operator always finds a descriptor.
+                    match seats.try_acquire() {
+                        Ok(_seat) => tokio::select! {
+                            ended = pass_on(stream, &taken, broker) => ended.map_err(Into::into),
+                            _ = ending.changed() => Ok(()),
+                        },
+                        Err(_) => Err("the limit of descriptors leaves no room for more devices".into()),
                     }
                 }
                 Ok(Hello { mqtt: false, taken }) => {
@@ -99,6 +108,8 @@ struct Hello {
 
 async fn hello(stream: &mut TcpStream) -> io::Result<Hello> {
     stream.set_nodelay(true)?;
+    // Whoever is gone, or leaves unread what it is sent, does not hold two descriptors for ever.
+    set_tcp_user_timeout(&*stream, UNREAD)?;
     let whole = async {
         let (mut acceptor, mut taken) = (Acceptor::default(), Vec::new());
         loop {
@@ -159,4 +170,21 @@ pub(crate) async fn place(mut broker: watch::Receiver<Option<SocketAddr>>) -> io
     let some = tokio::time::timeout(HANDSHAKE, broker.wait_for(Option::is_some)).await;
     let none = || io::Error::other("there is no broker at the moment");
     some.ok().and_then(Result::ok).and_then(|at| *at).ok_or_else(none)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt::tcp_user_timeout;
+
+    #[tokio::test]
+    async fn a_peer_that_reads_nothing_does_not_hold_its_connection_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        drop(client);
+        // It says nothing; its socket was set up before it was listened to.
+        assert!(hello(&mut accepted).await.is_err());
+        assert_eq!(tcp_user_timeout(&accepted).unwrap(), UNREAD);
+    }
 }

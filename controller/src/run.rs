@@ -2,14 +2,14 @@
 
 use crate::app::{App, Endpoints, Queues, now};
 use crate::args::RunArgs;
-use crate::broker::{Probe, Start, Supervisor};
+use crate::broker::{Kick, Probe, Start, Supervisor};
 use crate::http::router;
 use crate::link::INCOMING;
 use crate::pki::Leaf;
 use crate::port::{self, Port};
 use crate::setup::{DataDir, DataError};
 use crate::store::Store;
-use crate::{conductor, ingest, link, output, tls};
+use crate::{conductor, ingest, limits, link, output, tls};
 use anyhow::{Context as _, Result};
 use shoal_protocol::topics::CONTROLLER;
 use std::collections::HashSet;
@@ -33,6 +33,7 @@ pub(crate) struct PortTaken(SocketAddr);
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn run(args: RunArgs) -> Result<()> {
+    let descriptors = limits::raise_descriptors();
     let data = DataDir::open(&args.data)?;
     let names = names(&args.names);
     let listener = listen(args.listen).await?;
@@ -57,10 +58,10 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
 
     let (ended, ending) = watch::channel(false);
     let (outgoing, outgoing_queue) = mpsc::channel(OUTGOING);
-    let (revocations, revocation_queue) = mpsc::channel(16);
+    let (kicks, kick_queue) = mpsc::channel(16);
     let (private, private_at) = watch::channel(None);
     let (open, open_at) = watch::channel(None);
-    let queues = Queues { outgoing, revocations, broker: open_at.clone(), ending: ending.clone() };
+    let queues = Queues { outgoing, kicks, broker: open_at.clone(), ending: ending.clone() };
     let app = Arc::new(App::load(own, store, images, queues).await?);
     let revoked: Revoked = Arc::new(RwLock::new(app.store.revoked(now()).await?.into_iter().collect()));
 
@@ -71,19 +72,20 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
 
     let mut tasks = JoinSet::new();
     let (relay, relay_queue) = mpsc::channel(16);
-    tasks.spawn(remember_revocations(revocation_queue, relay, revoked, ending.clone()));
+    tasks.spawn(remember_revocations(kick_queue, relay, revoked, ending.clone()));
     tasks.spawn(broker.watch(relay_queue));
     let presence = app.clone();
     tasks.spawn(async move {
         while let Some(event) = event_queue.recv().await {
-            presence.presence(event);
+            presence.presence(event).await;
         }
     });
     let (incoming, incoming_queue) = mpsc::channel(INCOMING);
     tasks.spawn(ingest::run(app.clone(), incoming_queue));
     tasks.spawn(link::run(app.clone(), link_tls, private_at, open, outgoing_queue, incoming));
     tasks.spawn(conductor::run(app.clone()));
-    let port = Port { listener, tls: server_tls, router: router(app.clone()), broker: open_at };
+    let devices = limits::room_for_devices(descriptors);
+    let port = Port { listener, tls: server_tls, router: router(app.clone()), broker: open_at, devices };
     tasks.spawn(port::serve(port, ending));
 
     if let Some(credential) = &new_credential {
@@ -138,22 +140,23 @@ fn start_of(app: Arc<App>, server: Leaf, revoked: Revoked) -> crate::broker::Mak
 
 /// A broker that starts anew has to know what the last one was told. Ends, and with it the broker, when shoald does.
 async fn remember_revocations(
-    mut queue: mpsc::Receiver<crate::broker::Revoke>,
-    relay: mpsc::Sender<crate::broker::Revoke>,
+    mut queue: mpsc::Receiver<Kick>,
+    relay: mpsc::Sender<Kick>,
     revoked: Revoked,
     mut ending: watch::Receiver<bool>,
 ) {
     loop {
-        let revoke = tokio::select! {
-            revoke = queue.recv() => revoke,
+        let kick = tokio::select! {
+            kick = queue.recv() => kick,
             _ = ending.changed() => return,
         };
-        let Some(revoke) = revoke else { return };
-        if let Ok(mut all) = revoked.write() {
-            all.extend(revoke.serials.iter().cloned());
-            all.insert(revoke.client.clone());
+        let Some(kick) = kick else { return };
+        if let Kick::Revoked { client, serials } = &kick
+            && let Ok(mut all) = revoked.write()
+        {
+            all.extend(serials.iter().chain([client]).cloned());
         }
-        if relay.send(revoke).await.is_err() {
+        if relay.send(kick).await.is_err() {
             return;
         }
     }

@@ -408,3 +408,17 @@ async fn s21_a_signed_relabel_changes_what_selects_a_device() {
     assert_eq!((status, &body["code"]), (422, &json!("record_rollback")));
     assert_eq!(device.identity.signer.key().device_id(), *device.id());
 }
+
+#[tokio::test]
+async fn a_device_is_sent_what_concerns_it_and_reads_nothing_else_of_the_fleets() {
+    let (shoald, http, mut operator) = fleet().await;
+    let device = Device::enroll(&shoald, &operator, &[]).await;
+    let digest = operator.apply(&http, &[operator.deployment("other", 1, &[("site", "elsewhere")])]).await;
+    let me = Http { client: shoald.client(Some(&device.certificate)), base: shoald.base(), token: None };
+    assert_eq!(me.get("/v1/trust").await.0, 200);
+    let listed = operator.entries[0].newest.digest;
+    for path in [format!("/v1/documents/{listed}"), format!("/v1/grants/{digest}"), "/v1/records".into()] {
+        assert_eq!(me.get(&path).await.0, 401, "{path}");
+    }
+    assert_eq!(http.get(&format!("/v1/documents/{listed}")).await.0, 200);
+}

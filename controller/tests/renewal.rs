@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 mod common;
-use common::{Certificate, Connection, Device, Http, Identity, Operator, Shoald, enroll};
+use common::{Certificate, Connection, Device, Http, Identity, Operator, Shoald, Way, enroll};
 use serde_json::{Value, json};
 use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::seal_document;
@@ -70,6 +70,33 @@ async fn u3_an_expired_certificate_is_refused_and_the_identity_key_alone_renews_
     let renewed = renew_without_certificate(&shoald, &device.identity).await.unwrap();
     assert_eq!(caller(&shoald, Some(&renewed)).get("/v1/trust").await.0, 200);
     assert!(Connection::open(device.options(device.id().as_str(), Some(&renewed))).await.is_some());
+}
+
+#[tokio::test]
+async fn b6_a_connection_ends_with_the_certificate_that_opened_it_and_the_next_one_opens_another() {
+    let (shoald, _, operator) = short_lived().await;
+    let mut direct = Device::enroll(&shoald, &operator, &[]).await;
+    let mut over_websocket = Device::enroll(&shoald, &operator, &[]).await;
+    over_websocket.way = Way::WebSocket;
+    let begin = std::time::Instant::now();
+    let at = |seconds| tokio::time::sleep_until((begin + std::time::Duration::from_secs(seconds)).into());
+    let me = caller(&shoald, Some(&direct.certificate));
+    let mut connections = (direct.connect().await, over_websocket.connect().await);
+    // Still good, and used so lately that it is open when its certificate ends.
+    at(12).await;
+    assert_eq!(me.get("/v1/trust").await.0, 200);
+    at(16).await;
+    connections.0.ended().await;
+    connections.1.ended().await;
+    assert!(begin.elapsed().as_secs() >= 17, "not before its time");
+    // The same on a connection that stayed open; one that is opened anew ends in TLS.
+    let answer = me.client.get(format!("{}/v1/trust", me.base)).send().await;
+    assert_ne!(answer.ok().map(|a| a.status().as_u16()), Some(200));
+    // It was put out, and not revoked.
+    for device in [&mut direct, &mut over_websocket] {
+        device.certificate = renew_without_certificate(&shoald, &device.identity).await.unwrap();
+        device.connect().await;
+    }
 }
 
 #[tokio::test]

@@ -66,6 +66,21 @@ async fn a_killed_controller_leaves_no_broker_and_a_killed_broker_comes_back() {
 }
 
 #[tokio::test]
+async fn shoald_takes_all_descriptors_that_it_may_have() {
+    let mut shoald = Shoald::start();
+    shoald.stop();
+    shoald.descriptors = Some(256);
+    shoald.start_again();
+    for pid in [shoald.pid(), shoald.broker().unwrap()] {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().rev().collect();
+        let (hard, soft) = (words[1], words[2]);
+        assert!(soft == hard && soft != "256", "{line}");
+    }
+}
+
+#[tokio::test]
 async fn wrong_and_missing_credentials_are_told_apart_and_nothing_is_open_by_chance() {
     let shoald = Shoald::start();
     let mut http = shoald.operator();
@@ -81,6 +96,8 @@ async fn wrong_and_missing_credentials_are_told_apart_and_nothing_is_open_by_cha
         "/v1/refusals",
         "/v1/images",
         "/v1/documents/x",
+        "/v1/grants/x",
+        "/v1/records",
         "/v2/",
         "/v2/a/manifests/b",
         "/v1/logs/a/b",
@@ -99,6 +116,7 @@ async fn wrong_and_missing_credentials_are_told_apart_and_nothing_is_open_by_cha
     for path in [
         "/v1/trust/roots",
         "/v1/snapshots",
+        "/v1/grants",
         "/v1/tokens",
         "/v1/devices/x/orders",
         "/v1/plan",

@@ -133,7 +133,8 @@ pub fn bring_up_to_date(holds: &mut Holds, wants: &Wants<'_>) -> Vec<Send> {
         holds.inputs.insert(input.digest, input.granted || open == Some(true));
     }
     // A device forgets what it has no use for any more.
-    holds.inputs.retain(|digest, _| wants.inputs.iter().any(|i| i.digest == *digest));
+    let wanted: BTreeSet<Digest> = wants.inputs.iter().map(|i| i.digest).collect();
+    holds.inputs.retain(|digest, _| wanted.contains(digest));
     out
 }
 

@@ -4,6 +4,7 @@
 
 use super::proof;
 use super::wire::{Command, Event, Start};
+use crate::limits;
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use rmqtt::codec::v5::SubscribeAckReason;
@@ -48,7 +49,7 @@ pub(crate) fn run() -> u8 {
     if let Err(e) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
         tracing::warn!("the broker cannot tie its life to shoald's: {e}");
     }
-    raise_descriptor_limit();
+    limits::raise_descriptors();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -62,15 +63,6 @@ pub(crate) fn run() -> u8 {
             tracing::error!("broker: {e:#}");
             1
         }
-    }
-}
-
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(e) = setrlimit(Resource::Nofile, all) {
-        tracing::warn!("the broker stays at {:?} descriptors: {e}", limit.current);
     }
 }
 
@@ -105,6 +97,7 @@ async fn serve() -> Result<()> {
                 }
                 kick(&scx, &client).await;
             }
+            Command::Kick { client } => kick(&scx, &client).await,
             Command::Start(_) => anyhow::bail!("a second start command"),
         }
     }
@@ -303,8 +296,10 @@ impl Handler for Hooks {
                 })
             }
             Parameter::ClientConnected(session) => {
-                let _ =
-                    self.0.events.send(Event::Connected { client: session.id.client_id.to_string() }).await;
+                let info = session.connect_info().await.ok();
+                let serial = info.and_then(|i| i.cert()?.serial.clone());
+                let client = session.id.client_id.to_string();
+                let _ = self.0.events.send(Event::Connected { client, serial }).await;
                 return (true, None);
             }
             Parameter::ClientDisconnected(session, _) => {

@@ -33,11 +33,21 @@ pub(crate) struct BrokerError {
     message: String,
 }
 
-/// Whose connection to end, and which certificates count no longer.
+/// Whose connection to end.
 #[derive(Debug, Clone)]
-pub(crate) struct Revoke {
-    pub(crate) client: String,
-    pub(crate) serials: Vec<String>,
+pub(crate) enum Kick {
+    /// Of one that may come back: it was silent, or the certificate that opened it ended.
+    Connection {
+        /// Common name.
+        client: String,
+    },
+    /// Of one that counts no longer, whatever certificate it shows.
+    Revoked {
+        /// Common name.
+        client: String,
+        /// Serials of its certificates, in lower-case hexadecimal.
+        serials: Vec<String>,
+    },
 }
 
 /// How the supervisor is told what a fresh broker needs: certificates and revocations may have changed since.
@@ -75,8 +85,8 @@ impl Supervisor {
         Ok(Self { uid, make_start, private, events, running })
     }
 
-    /// Watches the broker until `revocations` is closed, which ends it.
-    pub(crate) async fn watch(mut self, mut revocations: mpsc::Receiver<Revoke>) {
+    /// Watches the broker until `kicks` is closed, which ends it.
+    pub(crate) async fn watch(mut self, mut kicks: mpsc::Receiver<Kick>) {
         let mut backoff = FIRST_BACKOFF;
         loop {
             tokio::select! {
@@ -94,13 +104,17 @@ impl Supervisor {
                     let _ = self.running.child.start_kill();
                     let status = self.running.child.wait().await;
                     tracing::error!("the broker ended ({status:?}); starting it again in {backoff:?}");
-                    if !self.again(&mut backoff, &revocations).await {
+                    if !self.again(&mut backoff, &kicks).await {
                         return;
                     }
                 }
-                revoke = revocations.recv() => {
-                    let Some(Revoke { client, serials }) = revoke else { break };
-                    if let Err(e) = say(&mut self.running.input, &wire::Command::Revoke { serials, client }).await {
+                kick = kicks.recv() => {
+                    let command = match kick {
+                        Some(Kick::Connection { client }) => wire::Command::Kick { client },
+                        Some(Kick::Revoked { client, serials }) => wire::Command::Revoke { serials, client },
+                        None => break,
+                    };
+                    if let Err(e) = say(&mut self.running.input, &command).await {
                         tracing::warn!("{e:#}");
                     }
                 }
@@ -113,11 +127,11 @@ impl Supervisor {
     }
 
     /// Starts a new broker, as often as it takes; false when shoald ends meanwhile.
-    async fn again(&mut self, backoff: &mut Duration, revocations: &mpsc::Receiver<Revoke>) -> bool {
+    async fn again(&mut self, backoff: &mut Duration, kicks: &mpsc::Receiver<Kick>) -> bool {
         loop {
             tokio::time::sleep(*backoff).await;
             *backoff = (*backoff * 2).min(LAST_BACKOFF);
-            if revocations.is_closed() {
+            if kicks.is_closed() {
                 return false;
             }
             match spawn(self.uid, &mut self.make_start).await {

@@ -16,6 +16,11 @@ pub(crate) enum Command {
         /// Common name.
         client: String,
     },
+    /// Whoever is connected with this name is not any more, and may come back.
+    Kick {
+        /// Common name.
+        client: String,
+    },
 }
 
 /// What the broker needs.
@@ -64,6 +69,8 @@ pub(crate) enum Event {
     Connected {
         /// Its common name.
         client: String,
+        /// Serial of the certificate that it showed, in lower-case hexadecimal.
+        serial: Option<String>,
     },
     /// A client's connection ended.
     Disconnected {

@@ -1,7 +1,7 @@
 //! Who calls: an operator by the credential, a device by its certificate. Extractors that handlers name in their
 //! arguments, so that a path without one is open to anyone on purpose.
 
-use crate::app::App;
+use crate::app::{App, now};
 use crate::pki::Peer;
 use crate::problem::Problem;
 use axum::extract::FromRequestParts;
@@ -12,7 +12,7 @@ use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use shoal_protocol::Code;
-use shoal_protocol::ids::{DeviceId, Digest};
+use shoal_protocol::ids::{DeviceId, Digest, Timestamp};
 use std::sync::Arc;
 
 /// The connection's client certificate, if it showed one; set by `serve`.
@@ -23,10 +23,13 @@ pub(super) struct PeerCertificate(pub(super) Option<Peer>);
 pub(super) struct Operator;
 
 /// A device with a certificate that counts.
-pub(super) struct Device(pub(super) DeviceId);
+pub(super) struct Device {
+    pub(super) id: DeviceId,
+    /// When the certificate that it showed ends.
+    pub(super) until: Timestamp,
+}
 
-/// A device that wants another certificate: by the one it has, or without one. An expired one cannot be shown, since TLS
-/// ends at it.
+/// A device that wants another certificate: by the one it has, or without one. An expired one is none: TLS ends at it.
 pub(super) struct Renewing(pub(super) Option<DeviceId>);
 
 /// Either.
@@ -64,7 +67,11 @@ impl FromRequestParts<Arc<App>> for Device {
             .parse()
             .map_err(|_| Problem::forbidden("the client certificate is not a device's"))?;
         counts(app, &id)?;
-        Ok(Self(id))
+        // TLS looked at it when the connection was opened, which may be a while ago.
+        if now() > peer.not_after {
+            return Err(Problem::unauthorized("the client certificate on this connection has ended"));
+        }
+        Ok(Self { id, until: peer.not_after })
     }
 }
 
@@ -85,10 +92,11 @@ pub(super) fn counts(app: &App, id: &DeviceId) -> Result<(), Problem> {
 impl FromRequestParts<Arc<App>> for Renewing {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        if parts.extensions.get::<PeerCertificate>().is_none_or(|p| p.0.is_none()) {
+        let shown = parts.extensions.get::<PeerCertificate>().and_then(|p| p.0.as_ref());
+        if shown.is_none_or(|p| now() > p.not_after) {
             return Ok(Self(None));
         }
-        Device::from_request_parts(parts, app).await.map(|Device(id)| Self(Some(id)))
+        Device::from_request_parts(parts, app).await.map(|device| Self(Some(device.id)))
     }
 }
 

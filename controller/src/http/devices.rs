@@ -3,7 +3,7 @@
 use super::caller::Operator;
 use super::{Answer, SMALL, Shared, parse, read_json};
 use crate::app::{App, now};
-use crate::broker::Revoke;
+use crate::broker::Kick;
 use crate::orders::LIFETIME;
 use crate::problem::Problem;
 use axum::Json;
@@ -198,8 +198,8 @@ async fn end(app: &App, id: DeviceId) -> Answer<api::Revoked> {
         device.file.revoked = true;
     }
     let certificates = serials.len() as u64;
-    let revoke = Revoke { client: id.to_string(), serials };
-    if app.revocations.send(revoke).await.is_err() {
+    let kick = Kick::Revoked { client: id.to_string(), serials };
+    if app.kicks.send(kick).await.is_err() {
         return Err(Problem::internal("the broker is gone; the device stays connected until it is back"));
     }
     tracing::info!("device {id} was revoked");

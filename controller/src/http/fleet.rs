@@ -57,8 +57,9 @@ pub(super) async fn post_snapshot(
     Ok(Json(app.accept_snapshot(post).await?))
 }
 
+/// For operators only: a device is sent what concerns it, and another one's configs are none of its business.
 pub(super) async fn document(
-    _: Reader,
+    _: Operator,
     State(app): Shared,
     Path(digest): Path<String>,
 ) -> Result<Response, Problem> {

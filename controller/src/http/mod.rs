@@ -95,10 +95,13 @@ async fn wrong_method(request: Request) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", message)
 }
 
+/// What was begun runs to its end, whether its caller still waits or is gone: stopped between the store and the memory, the two
+/// would differ until the next start.
 async fn in_time(request: Request, next: Next) -> Response {
     use axum::response::IntoResponse as _;
-    match tokio::time::timeout(PATIENCE, next.run(request)).await {
-        Ok(response) => response,
+    match tokio::time::timeout(PATIENCE, tokio::spawn(next.run(request))).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(e)) => Problem::internal(format!("the request was not done: {e}")).into_response(),
         Err(_) => Problem::timeout(format!("not done within {} s", PATIENCE.as_secs())).into_response(),
     }
 }
@@ -127,4 +130,32 @@ async fn read_json<T: DeserializeOwned>(body: Body, cap: usize) -> Result<T, Pro
 /// A part of a path.
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Problem> {
     text.parse().map_err(|e: T::Err| Problem::invalid(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use tokio::sync::Notify;
+
+    #[tokio::test]
+    async fn what_a_caller_began_is_done_although_it_went_away() {
+        let [begun, go_on, done] = [(); 3].map(|()| Arc::new(Notify::new()));
+        let told = (begun.clone(), go_on.clone(), done.clone());
+        let work = move || async move {
+            let (begun, go_on, done) = told;
+            begun.notify_one();
+            go_on.notified().await;
+            done.notify_one();
+        };
+        let router: Router = Router::new().route("/", get(work)).layer(from_fn(in_time));
+        let service = TowerToHyperService::new(router);
+        tokio::select! {
+            _ = service.call(Request::new(Body::empty())) => panic!("it waits to be let on"),
+            () = begun.notified() => {}
+        }
+        go_on.notify_one();
+        tokio::time::timeout(PATIENCE, done.notified()).await.expect("it goes on without its caller");
+    }
 }

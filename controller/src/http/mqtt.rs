@@ -6,7 +6,7 @@
 
 use super::Shared;
 use super::caller::Device;
-use crate::app::{App, now};
+use crate::app::{App, after, now};
 use crate::broker::child::MAX_PACKET;
 use crate::port::place;
 use crate::problem::Problem;
@@ -33,7 +33,7 @@ const BUFFER: usize = 4 << 10;
 
 /// `GET /mqtt`
 pub(super) async fn mqtt(
-    Device(device): Device,
+    Device { id: device, until }: Device,
     State(app): Shared,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
@@ -45,6 +45,8 @@ pub(super) async fn mqtt(
         let mut ending = app.ending.clone();
         let ended = tokio::select! {
             ended = pass_on(&app, socket, &device, broker) => ended,
+            // As the broker is told to do with those that came to it by themselves.
+            () = after(Some(until)) => Err(anyhow::anyhow!("its certificate ended")),
             _ = ending.changed() => Ok(()),
         };
         if let Err(e) = ended {

@@ -6,12 +6,15 @@ mod audit;
 mod devices;
 mod enrollments;
 mod images;
+mod reports;
+mod rollouts;
 mod trust;
 
 pub(crate) use audit::Restored;
-pub(crate) use devices::{DeviceRow, Enrolment, FactRow, Outcome, ReportRow};
+pub(crate) use devices::{DeviceRow, Enrolment, Outcome};
 pub(crate) use enrollments::{Asked, Decided, EnrollmentRow};
 pub(crate) use images::TagRow;
+pub(crate) use reports::{FactRow, ReportRow};
 pub(crate) use trust::{DocumentRow, SnapshotRow, Swap};
 
 use rusqlite::Connection;
@@ -21,9 +24,9 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// What each version after the first adds; a store of an older version gets what it lacks at its next start.
-const STEPS: [&str; 1] = [include_str!("enrollments.sql")];
+const STEPS: [&str; 2] = [include_str!("enrollments.sql"), include_str!("grants.sql")];
 /// An audit log begins with the first build that keeps one.
 const AUDIT: &str = include_str!("audit.sql");
 /// Calls that may wait for the thread.
@@ -170,16 +173,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_of_the_first_version_gets_what_it_lacks() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("shoald.db");
-        let first = Connection::open(&path).unwrap();
-        first.execute_batch(&format!("{} PRAGMA user_version = 1;", include_str!("schema.sql"))).unwrap();
-        first.execute("INSERT INTO meta VALUES ('k', x'01')", ()).unwrap();
-        drop(first);
-        let store = Store::open(&path).unwrap();
-        assert_eq!(store.meta("k").await.unwrap(), Some(vec![1]));
-        assert!(store.enrollments().await.unwrap().is_empty());
+    async fn a_store_of_an_older_version_gets_what_it_lacks() {
+        for version in 1..VERSION {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("shoald.db");
+            let first = Connection::open(&path).unwrap();
+            let steps = STEPS[..usize::try_from(version).unwrap() - 1].concat();
+            let schema = include_str!("schema.sql");
+            first.execute_batch(&format!("{schema} {steps} PRAGMA user_version = {version};")).unwrap();
+            first.execute("INSERT INTO meta VALUES ('k', x'01')", ()).unwrap();
+            drop(first);
+            let store = Store::open(&path).unwrap();
+            assert_eq!(store.meta("k").await.unwrap(), Some(vec![1]));
+            assert!(store.enrollments().await.unwrap().is_empty());
+            assert!(store.grants().await.unwrap().is_empty());
+        }
     }
 
     #[tokio::test]

@@ -9,9 +9,6 @@ CREATE TABLE documents (
     digest BLOB PRIMARY KEY, name TEXT NOT NULL, sequence INTEGER NOT NULL, envelope BLOB NOT NULL,
     stored_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE grants (
-    secret BLOB NOT NULL, device TEXT NOT NULL, envelope BLOB NOT NULL, PRIMARY KEY (secret, device)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE tokens (
     digest BLOB PRIMARY KEY, envelope BLOB NOT NULL, used INTEGER NOT NULL, stored_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

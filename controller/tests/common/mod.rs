@@ -45,12 +45,19 @@ pub(crate) struct Shoald {
     pub(crate) child: Option<Child>,
     /// More arguments for its next start.
     pub(crate) extra: Vec<String>,
+    /// The soft limit of descriptors that it is started with.
+    pub(crate) descriptors: Option<u32>,
 }
 
 impl Shoald {
     pub(crate) fn start() -> Self {
-        let mut shoald =
-            Self { dir: tempfile::tempdir().unwrap(), api_port: free_port(), child: None, extra: Vec::new() };
+        let mut shoald = Self {
+            dir: tempfile::tempdir().unwrap(),
+            api_port: free_port(),
+            child: None,
+            extra: Vec::new(),
+            descriptors: None,
+        };
         shoald.start_again();
         shoald
     }
@@ -60,7 +67,15 @@ impl Shoald {
     }
 
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shoald"));
+        let mut command = match self.descriptors {
+            None => Command::new(env!("CARGO_BIN_EXE_shoald")),
+            Some(limit) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", &format!(r#"ulimit -S -n {limit} && exec "$0" "$@""#)]);
+                command.arg(env!("CARGO_BIN_EXE_shoald"));
+                command
+            }
+        };
         command
             .args(["run", "--name", "127.0.0.1", "--data"])
             .arg(self.data())

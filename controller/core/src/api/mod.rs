@@ -8,7 +8,10 @@
 //! | `GET /v1/trust` | operator or device | – | [`Trust`] |
 //! | `POST /v1/trust/roots` | operator | [`PostRoot`] | [`RootAccepted`] |
 //! | `POST /v1/snapshots` | operator | [`PostSnapshot`] | [`SnapshotAccepted`], or 409 `conflict` with [`ApiError::current`] |
-//! | `GET /v1/documents/{digest}` | operator or device | – | the envelope's bytes, `application/octet-stream` |
+//! | `GET /v1/documents/{digest}` | operator | – | the envelope's bytes, `application/octet-stream` |
+//! | `POST /v1/grants` | operator | [`PostGrants`] | [`GrantsAccepted`] |
+//! | `GET /v1/grants/{secret}` | operator | – | [`GrantList`] of the revision of this digest |
+//! | `GET /v1/records` | operator | – | [`RecordList`] |
 //! | `POST /v1/plan` | operator | [`PlanRequest`] | [`Plan`] |
 //! | `POST /v1/tokens` | operator | [`PostToken`] | [`TokenAccepted`] |
 //! | `GET /v1/tokens` | operator | – | [`TokenList`] |
