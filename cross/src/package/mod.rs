@@ -10,6 +10,7 @@ mod plan;
 mod programs;
 mod sign;
 mod sizes;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     /// Build everything a second time in another folder, without a compiler cache, and compare byte for byte
     #[arg(long)]
     check: bool,
+    /// Then install, run and purge a device's packages in this root file system of Debian or Ubuntu (as root; may be repeated)
+    #[arg(long = "try", value_name = "DIR")]
+    trials: Vec<PathBuf>,
 }
 
 /// A finished package: file names and bytes.
@@ -89,7 +93,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         None => output::warn("not signed: no --sign-key and no SHOAL_RELEASE_KEY"),
     }
     output::result(&report);
-    sizes::keep_budgets(&files)
+    sizes::keep_budgets(&files)?;
+    args.trials.iter().try_for_each(|root| trial::run(&out, root))
 }
 
 /// The commit's time: `SOURCE_DATE_EPOCH`, or git's.
