@@ -820,9 +820,14 @@ fn s23_orders_are_counted_short_lived_and_within_consent() {
         ..fleet.order(2, restart())
     };
     assert_eq!(fleet.refused(&seal(&late, &[seed::ONLINE]).0), Code::Expired);
+    // Counters that a thief burns are gone for good: not all of them at once.
+    for counter in [u64::MAX, 1 + MAX_JUMP + 1] {
+        assert_eq!(fleet.refused(&order(&fleet, counter, restart())), Code::SequenceJump, "{counter}");
+    }
     let other = Order { device: key(50).public().device_id(), ..fleet.order(2, restart()) };
     assert_eq!(fleet.refused(&seal(&other, &[seed::ONLINE]).0), Code::WrongTarget);
     fleet.accept(&order(&fleet, 2, logs(200, 60))).unwrap();
+    fleet.accept(&order(&fleet, 2 + MAX_JUMP, restart())).unwrap();
     fleet.still_works();
 }
 

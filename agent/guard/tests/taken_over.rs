@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
+#[path = "taken_over/every.rs"]
+mod every;
 
 use common::{AGENT, Device, Fleet, as_agent, needs_runner, nothing_is_left, stage_and_compile, wait_for};
+use every::Agents;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType, connect,
     send, sendmsg, socket,
@@ -139,6 +142,50 @@ fn c5_what_only_others_may_say_is_refused_also_with_a_good_ticket() {
         let fds: Vec<BorrowedFd<'_>> = std::iter::repeat_n(forged.as_fd(), msg.descriptors()).collect();
         assert_eq!(fds.len(), count, "{}", msg.name());
         assert_eq!(refusal(c.call(&msg, &fds, SOON)), "not_admitted", "{}", msg.name());
+    }
+    world.nothing_changed(&before);
+    world.finish();
+}
+
+#[test]
+fn c5_every_message_of_the_table_is_an_agents_to_say_or_refused() {
+    if needs_runner("c5_every_message_of_the_table_is_an_agents_to_say_or_refused") {
+        return;
+    }
+    let world = World::new("local_unsigned = true");
+    let before = world.device.status();
+    let running = world.device.supervise().list().unwrap().remove(0);
+    let forged = shoal_ipc::sealed_memfd(&[1; 400]).unwrap();
+    // Each on a connection of its own, as the agent.
+    let said = |socket: &std::path::Path, msg: &Msg| {
+        let fds: Vec<BorrowedFd<'_>> = std::iter::repeat_n(forged.as_fd(), msg.descriptors()).collect();
+        let mut c = as_agent(|| Connection::connect(socket, SOON)).unwrap();
+        c.call(msg, &fds, SOON)
+    };
+    let (supervise, admit) = (world.device.layout.supervise_socket(), world.device.layout.admit_socket());
+    let all = every::every(world.ticket, &running);
+    assert_eq!(all.len(), Msg::TAGS.len(), "one of each");
+    for (mine, foreign) in all.iter().zip(every::every(OTHER, &running)) {
+        let agents = every::agents(mine);
+        if matches!(agents, Agents::Nowhere | Agents::Admit) {
+            assert_eq!(refusal(said(&supervise, mine)), "not_admitted", "{} to supervise", mine.name());
+        }
+        if !matches!(agents, Agents::Admit | Agents::Both) {
+            assert_eq!(refusal(said(&admit, mine)), "not_admitted", "{} to admit", mine.name());
+        }
+        if agents == Agents::WithATicket {
+            assert_eq!(
+                refusal(said(&supervise, &foreign)),
+                "not_admitted",
+                "{} of a foreign ticket",
+                mine.name()
+            );
+        }
+    }
+    // Of what admission keeps the agent reads what came through it, and no key, count or mark.
+    for kind in ["grant", "token", "order", "fact", "attest", "sealing", "", "deployment' OR '1'='1"] {
+        let asked = Msg::Document { kind: kind.into(), name: "victim".into(), sequence: 0 };
+        assert_eq!(refusal(said(&admit, &asked)), "not_admitted", "{kind}");
     }
     world.nothing_changed(&before);
     world.finish();

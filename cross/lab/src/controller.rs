@@ -111,6 +111,12 @@ impl Controller {
     }
 }
 
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// The operator: `shoal` with keys and state in a home of its own.
 #[derive(Debug, Clone)]
 pub struct Operator {

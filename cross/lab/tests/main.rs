@@ -5,6 +5,7 @@
 mod common;
 
 mod bad_input;
+mod capture;
 mod ceremony;
 mod crash;
 mod deploy;

@@ -157,6 +157,11 @@ pub(super) fn verify_order(case: &Case<'_>) -> Result<Verified<Order>, Refusal> 
         let known = case.state.order_counter;
         return refuse(Code::OrderReplay, format!("counter {}, {known} was accepted", order.counter));
     }
+    // Own: a stolen controller does not use up the counters of the one that takes its place.
+    if order.counter - case.state.order_counter > MAX_JUMP {
+        let known = case.state.order_counter;
+        return refuse(Code::SequenceJump, format!("counter {}, {known} is known", order.counter));
+    }
     time::check_issued(case.state, case.time, order.issued_at, time::DEVICE_AHEAD)?;
     time::check_not_after(case.time, order.not_after, "order")?;
     if case.on_device() {

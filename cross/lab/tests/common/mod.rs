@@ -217,6 +217,21 @@ pub(crate) fn runs(pod: &Value) -> bool {
     matches!(pod["phase"].as_str(), Some("running" | "healthy" | "succeeded"))
 }
 
+/// The containers that run on a device: id and process of each, as the device itself lists them.
+pub(crate) fn processes(device: &shoal_lab::Device) -> Vec<(String, u64)> {
+    let ps = device.cli(&["ps", "--output", "json"]).unwrap().json().unwrap();
+    let all = ps["containers"].as_array().unwrap().iter();
+    all.map(|c| (c["id"].as_str().unwrap().to_owned(), pid(c).unwrap())).collect()
+}
+
+fn pid(value: &Value) -> Option<u64> {
+    match value {
+        Value::Object(map) => map.get("pid").and_then(Value::as_u64).or_else(|| map.values().find_map(pid)),
+        Value::Array(list) => list.iter().find_map(pid),
+        _ => None,
+    }
+}
+
 /// A path as text.
 pub(crate) fn utf8(path: &Path) -> &str {
     path.to_str().unwrap()
