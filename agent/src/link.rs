@@ -41,8 +41,9 @@ pub(crate) struct LinkConfig {
     pub addresses: Vec<String>,
     /// The fleet's CA and the device's certificate.
     pub tls: Arc<ClientConfig>,
-    /// Goes up with each renewed certificate: the connection is made again with it.
-    pub renewals: u64,
+    /// Goes up with each renewed certificate, and when the root's addresses or authorities are others: the connection is made
+    /// again by what counts then.
+    pub changes: u64,
 }
 
 /// What the connection tells.
@@ -93,8 +94,8 @@ fn address(url: &str) -> Option<(Way, &str, u16)> {
 enum End {
     /// By itself, or it never began.
     Lost { reason: String, expired: bool },
-    /// There is a newer certificate.
-    Renewed,
+    /// There is a newer certificate, or another controller.
+    Changed,
 }
 
 impl End {
@@ -115,7 +116,7 @@ pub(crate) async fn run(mut config: watch::Receiver<LinkConfig>, events: mpsc::S
         let end = match address(&url) {
             Some((way, host, port)) => tokio::select! {
                 end = connection(&now, options(&now, &url, &way, host, port), &events) => end,
-                () = renewed(&mut config, now.renewals) => End::Renewed,
+                () = changed(&mut config, now.changes) => End::Changed,
             },
             None => End::lost(format!(
                 "{url:?} is no usable address; expected mqtts://host:port or wss://host:port/path"
@@ -124,8 +125,8 @@ pub(crate) async fn run(mut config: watch::Receiver<LinkConfig>, events: mpsc::S
         failures = if begun.elapsed() >= STEADY { 1 } else { failures.saturating_add(1) };
         let (wait, expired) = match end {
             // The address was good: the same again, at once. What was on its way is still in the outbox.
-            End::Renewed => {
-                tracing::info!(%url, "connecting again with the renewed certificate");
+            End::Changed => {
+                tracing::info!(%url, "connecting again: the certificate was renewed, or the root names another controller");
                 (failures, turn) = (0, turn.wrapping_sub(1));
                 (0, false)
             }
@@ -140,16 +141,16 @@ pub(crate) async fn run(mut config: watch::Receiver<LinkConfig>, events: mpsc::S
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
-            () = renewed(&mut config, now.renewals) => failures = 0,
+            () = changed(&mut config, now.changes) => failures = 0,
             () = events.closed() => return,
         }
     }
 }
 
-/// Returns once there is a certificate after the `renewals`-th. Loses nothing when it is dropped.
-async fn renewed(config: &mut watch::Receiver<LinkConfig>, renewals: u64) {
-    if config.wait_for(|c| c.renewals != renewals).await.is_err() {
-        // Nobody can renew any more; the daemon ends, and with it this task.
+/// Returns once there was a change after the `changes`-th. Loses nothing when it is dropped.
+async fn changed(config: &mut watch::Receiver<LinkConfig>, changes: u64) {
+    if config.wait_for(|c| c.changes != changes).await.is_err() {
+        // Nobody changes anything any more; the daemon ends, and with it this task.
         std::future::pending::<()>().await;
     }
 }
@@ -266,7 +267,7 @@ mod tests {
             device: device.clone(),
             addresses: vec![],
             tls: Arc::new(tls),
-            renewals: 0,
+            changes: 0,
         };
         let take = |topic: String, n: usize| incoming(&config, topic.as_bytes(), &vec![0; n]).is_some();
         assert!(take(Topic::Order.of(&fleet, &device), 100));

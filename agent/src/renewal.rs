@@ -88,14 +88,30 @@ fn judge(
         crate::output::time(not_after.0),
         crate::output::time(proven.0)
     );
-    let at = UnixTime::since_unix_epoch(Duration::from_secs(proven.max(not_before).0));
+    issued_by(ca, first, others, proven.max(not_before))?;
+    Ok(certificate)
+}
+
+/// Whether a certificate is by one of the root's authorities and counts at that time.
+fn issued_by(
+    ca: &[Bytes],
+    first: &CertificateDer<'_>,
+    others: &[CertificateDer<'_>],
+    at: Timestamp,
+) -> Result<()> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     WebPkiClientVerifier::builder_with_provider(Arc::new(tls::authorities(ca)?), provider)
         .build()
         .context("the root names no authority")?
-        .verify_client_cert(first, others, at)
-        .context("the certificate is not by an authority that the root names")?;
-    Ok(certificate)
+        .verify_client_cert(first, others, UnixTime::since_unix_epoch(Duration::from_secs(at.0)))
+        .map(drop)
+        .context("the certificate is not by an authority that the root names")
+}
+
+/// Whether the newest root has another authority than the one that this certificate is by: the controller that it names does not
+/// take it, whatever its time. Only the identity key, which stays, proves this device there.
+pub(crate) fn is_foreign(ca: &[Bytes], certificate: &CertificateDer<'_>) -> bool {
+    read(certificate).is_ok_and(|c| issued_by(ca, certificate, &[], c.life.not_before).is_err())
 }
 
 /// What a renewal needs.
@@ -109,7 +125,7 @@ pub(crate) struct Ask {
     pub addresses: Vec<String>,
     /// With the present certificate.
     pub present: Arc<ClientConfig>,
-    /// The present certificate ended, as far as anybody can tell here.
+    /// The present certificate ended, as far as anybody can tell here, or is by an authority of an older root.
     pub ended: bool,
     /// What signed documents prove of the time.
     pub proven: Timestamp,

@@ -1,6 +1,6 @@
 //! What every part of shoald shares, and how it comes up from the store.
 
-use crate::broker::Kick;
+use crate::broker::{Kick, Place};
 use crate::fleet::{Device, Document, Fleet, Input, Message};
 use crate::logs::LogHub;
 use crate::pki::Authority;
@@ -17,7 +17,6 @@ use shoal_protocol::latest::{
     Snapshot,
 };
 use shoal_protocol::verify::{Expect, Known, verify};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -55,7 +54,9 @@ pub(crate) struct App {
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
     pub(crate) kicks: mpsc::Sender<Kick>,
     /// Where the broker is, while there is one that shoald itself is connected to.
-    pub(crate) broker: watch::Receiver<Option<SocketAddr>>,
+    pub(crate) broker: watch::Receiver<Option<Place>>,
+    /// Somebody else's broker, which tells nothing of who comes and goes, and ends nobody's connection.
+    pub(crate) foreign: bool,
     /// Ends what would otherwise wait for a client.
     pub(crate) ending: watch::Receiver<bool>,
     fleet: Mutex<Fleet>,
@@ -67,7 +68,8 @@ pub(crate) struct App {
 pub(crate) struct Queues {
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
     pub(crate) kicks: mpsc::Sender<Kick>,
-    pub(crate) broker: watch::Receiver<Option<SocketAddr>>,
+    pub(crate) broker: watch::Receiver<Option<Place>>,
+    pub(crate) foreign: bool,
     pub(crate) ending: watch::Receiver<bool>,
 }
 
@@ -104,6 +106,7 @@ impl App {
             outgoing: queues.outgoing,
             kicks: queues.kicks,
             broker: queues.broker,
+            foreign: queues.foreign,
             ending: queues.ending,
             fleet: Mutex::new(fleet),
             ration: Mutex::new(Ration::new(now())),

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::broker::Place;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +28,18 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the controller (also without this word).
     Run(RunArgs),
+    /// Write what Mosquitto needs as the broker of this controller: certificate and key, access rules, settings.
+    ///
+    /// Run it again before the certificate ends (825 days), and after an upgrade of shoald; then `systemctl reload mosquitto`.
+    Mosquitto(MosquittoArgs),
+    /// Make another CA, online key and credential for a controller that was stolen, on a copy of its store. It must not run.
+    ///
+    /// Then start it, log in to it, and have a root name it: `shoal trust rotate --controller`.
+    RenewIdentity {
+        /// The controller's data folder.
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/shoald", env = "SHOALD_DATA")]
+        data: PathBuf,
+    },
     /// Be the broker of a controller; started by it.
     #[command(hide = true, name = crate::broker::SUBCOMMAND)]
     Broker,
@@ -53,7 +66,31 @@ pub(crate) struct RunArgs {
         env = "SHOALD_DEVICE_CERTIFICATE_LIFE"
     )]
     pub(crate) device_certificate_life: u64,
+    /// A broker that somebody else runs, in the place of the own one (see `shoald mosquitto`). It must prove that it denies before
+    /// any device is led to it. Devices still come to the one port, and are passed on from there.
+    #[arg(long, value_name = "mqtts://HOST:PORT", env = "SHOALD_BROKER")]
+    pub(crate) broker: Option<Place>,
     /// The broker process's own numeric user and group, when shoald runs as root.
     #[arg(long, value_name = "UID", default_value_t = 62_883)]
     pub(crate) broker_uid: u32,
+}
+
+/// What to write for Mosquitto.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MosquittoArgs {
+    /// The controller's data folder; it may be running.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/shoald", env = "SHOALD_DATA")]
+    pub(crate) data: PathBuf,
+    /// All names of the controller, since devices ask for the broker by these, and the broker's own.
+    #[arg(long = "name", value_name = "HOST[,HOST]", value_delimiter = ',')]
+    pub(crate) names: Vec<String>,
+    /// Where it listens, for a broker on one address or another port.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The folder for the files; its `mosquitto.conf` is included from Mosquitto's own, or given with `-c`.
+    #[arg(long, value_name = "DIR", default_value = crate::broker::FOLDER)]
+    pub(crate) out: PathBuf,
+    /// Only rules and settings, as they are for the default folder and port.
+    #[arg(long)]
+    pub(crate) sample: bool,
 }

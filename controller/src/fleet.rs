@@ -220,7 +220,9 @@ impl Fleet {
     pub(crate) fn messages_for(&mut self, id: &DeviceId) -> Vec<Message> {
         use shoal_protocol::topics::Topic;
         let Some(device) = self.devices.get(id) else { return Vec::new() };
-        let Some(mut holds) = device.holds.clone() else { return Vec::new() };
+        let Some(mut holds) = device.holds.clone().filter(|_| !device.file.revoked) else {
+            return Vec::new();
+        };
         let labels = &device.file.record.labels;
         let document = |d: &Digest| self.documents.get(d).map(|d| d.deployment.clone());
         // A device may say that it holds thousands.

@@ -44,6 +44,10 @@ pub(crate) async fn run(app: Arc<App>, mut incoming: mpsc::Receiver<Incoming>) {
     while incoming.recv_many(&mut batch, BATCH).await > 0 {
         let mut reports = Vec::new();
         for message in &batch {
+            // The own broker has put it out already; another one may know nothing of it.
+            if app.fleet().devices.get(&message.device).is_some_and(|d| d.file.revoked) {
+                continue;
+            }
             if message.publish.payload.len() > message.topic.size_cap() {
                 tracing::warn!("{:?} of {} is too large", message.topic, message.device);
                 continue;
@@ -94,6 +98,9 @@ async fn hello(app: &App, message: &Incoming) {
             return;
         };
         device.heard(at);
+        if app.foreign {
+            device.connections = 1;
+        }
         device.holds = Some(Holds::from(&hello));
         device.said.clone_from(&device.holds);
         device.order_counter = hello.order_counter;

@@ -4,6 +4,7 @@
 //! Reports are acknowledged to the broker only when `ingest` says that they are stored.
 
 use crate::app::{App, Outgoing};
+use crate::broker::Place;
 use crate::broker::child::{CONTROLLER_INFLIGHT, MAX_PACKET};
 use crate::ingest::Incoming;
 use anyhow::Result;
@@ -13,7 +14,6 @@ use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
 use shoal_protocol::ids::FleetId;
 use shoal_protocol::topics::{CONTROLLER, Topic};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -28,15 +28,15 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) async fn run(
     app: Arc<App>,
     tls: Arc<rustls::ClientConfig>,
-    mut broker: watch::Receiver<Option<SocketAddr>>,
-    open: watch::Sender<Option<SocketAddr>>,
+    mut broker: watch::Receiver<Option<Place>>,
+    open: watch::Sender<Option<Place>>,
     mut outgoing: mpsc::Receiver<Outgoing>,
     incoming: mpsc::Sender<Incoming>,
 ) {
     let mut fleet_id = app.fleet_id.subscribe();
     let mut ending = app.ending.clone();
     loop {
-        let (at, fleet) = (*broker.borrow_and_update(), fleet_id.borrow_and_update().clone());
+        let (at, fleet) = (broker.borrow_and_update().clone(), fleet_id.borrow_and_update().clone());
         let (Some(at), Some(fleet)) = (at, fleet) else {
             tokio::select! {
                 _ = broker.changed() => {}
@@ -45,9 +45,9 @@ pub(crate) async fn run(
             }
             continue;
         };
-        let (client, events) = AsyncClient::new(options(at, &tls), REQUESTS);
+        let (client, events) = AsyncClient::new(options(&at, &tls), REQUESTS);
         tokio::select! {
-            result = receive(&app, events, &client, &fleet, &incoming, || { open.send_replace(Some(at)); }) => {
+            result = receive(&app, events, &client, &fleet, &incoming, || { open.send_replace(Some(at.clone())); }) => {
                 if let Err(e) = result {
                     tracing::warn!("the connection to the broker ended: {e:#}");
                 }
@@ -65,8 +65,8 @@ pub(crate) async fn run(
     }
 }
 
-fn options(at: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> MqttOptions {
-    let mut options = MqttOptions::new(CONTROLLER, at.ip().to_string(), at.port());
+fn options(at: &Place, tls: &Arc<rustls::ClientConfig>) -> MqttOptions {
+    let mut options = MqttOptions::new(CONTROLLER, at.host.clone(), at.port);
     options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls.clone())));
     options.set_clean_start(true);
     options.set_keep_alive(Duration::from_secs(30));

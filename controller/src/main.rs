@@ -35,6 +35,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let args = match cli.command {
         Some(args::Command::Broker) => return ExitCode::from(broker::child::run()),
+        Some(args::Command::Mosquitto(args)) => return ended(run::mosquitto(&args)),
+        Some(args::Command::RenewIdentity { data }) => return renew_identity(&data),
         Some(args::Command::Run(args)) => args,
         None => cli.run,
     };
@@ -47,6 +49,18 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(run::run(args));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    ended(result)
+}
+
+fn renew_identity(data: &std::path::Path) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let renewed = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(setup::DataDir::open(data)?.renew_identity()));
+    ended(renewed.map(|authority| output::renewed(&authority)))
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -27,6 +27,9 @@ impl App {
                 .devices
                 .get(device)
                 .ok_or_else(|| Problem::not_found(format_args!("device {device}")))?;
+            if known.file.revoked {
+                return Err(Problem::revoked(device));
+            }
             (anchor.fleet.clone(), known.order_counter)
         };
         let (issued_at, not_after) = (now(), now().plus(lifetime));

@@ -32,6 +32,18 @@ pub(crate) fn ready(api: &str, mqtt: &str, fleet: Option<&str>) {
     }
 }
 
+/// Another identity.
+#[allow(clippy::print_stdout, reason = "the one place that talks to people")]
+pub(crate) fn renewed(authority: &Authority) {
+    println!(
+        "shoald has another certificate authority and another online key; its next start prints another credential."
+    );
+    println!("CA fingerprint: {}", authority.fingerprint());
+    println!(
+        "No device follows before a root names them: log in to it, then `shoal trust rotate --controller`."
+    );
+}
+
 /// An error with its causes, once, and what to do.
 #[allow(clippy::print_stderr, reason = "the one place that talks to people")]
 pub(crate) fn failed(error: &anyhow::Error) {

@@ -3,12 +3,12 @@
 //!
 //! So a firewall needs one rule, and what a device says to the broker stays between the two.
 
+use crate::broker::Place;
 use crate::http;
 use axum::Router;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use rustls::server::Acceptor;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_buf};
@@ -39,7 +39,7 @@ pub(crate) struct Port {
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) router: Router,
     /// Where the broker is, while there is one that shoald itself is connected to.
-    pub(crate) broker: watch::Receiver<Option<SocketAddr>>,
+    pub(crate) broker: watch::Receiver<Option<Place>>,
     /// How many connections may be with the broker at a time.
     pub(crate) devices: usize,
 }
@@ -136,13 +136,8 @@ async fn hello(stream: &mut TcpStream) -> io::Result<Hello> {
 }
 
 /// Both ways until either side is through.
-async fn pass_on(
-    device: TcpStream,
-    taken: &[u8],
-    broker: watch::Receiver<Option<SocketAddr>>,
-) -> io::Result<()> {
-    let mut broker = TcpStream::connect(place(broker).await?).await?;
-    broker.set_nodelay(true)?;
+async fn pass_on(device: TcpStream, taken: &[u8], broker: watch::Receiver<Option<Place>>) -> io::Result<()> {
+    let mut broker = connect(&place(broker).await?).await?;
     broker.write_all(taken).await?;
     let (from_device, mut to_device) = device.into_split();
     let (from_broker, mut to_broker) = broker.into_split();
@@ -166,10 +161,20 @@ async fn pass_on(
 }
 
 /// Where the broker is; it is waited for, for a while, since a device that is sent away comes back much later.
-pub(crate) async fn place(mut broker: watch::Receiver<Option<SocketAddr>>) -> io::Result<SocketAddr> {
+pub(crate) async fn place(mut broker: watch::Receiver<Option<Place>>) -> io::Result<Place> {
     let some = tokio::time::timeout(HANDSHAKE, broker.wait_for(Option::is_some)).await;
     let none = || io::Error::other("there is no broker at the moment");
-    some.ok().and_then(Result::ok).and_then(|at| *at).ok_or_else(none)
+    some.ok().and_then(Result::ok).and_then(|at| at.clone()).ok_or_else(none)
+}
+
+/// A connection to the broker, on which nothing was said yet.
+pub(crate) async fn connect(place: &Place) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((place.host.as_str(), place.port));
+    let stream = tokio::time::timeout(HANDSHAKE, stream)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 #[cfg(test)]

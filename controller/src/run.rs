@@ -1,8 +1,8 @@
 //! Brings the controller up and down: folder, store, ports, broker, then the tasks, each with one owner: this function.
 
 use crate::app::{App, Endpoints, Queues, now};
-use crate::args::RunArgs;
-use crate::broker::{Kick, Probe, Start, Supervisor};
+use crate::args::{MosquittoArgs, RunArgs};
+use crate::broker::{Kick, Place, Probe, Start, Supervisor, foreign};
 use crate::http::router;
 use crate::link::INCOMING;
 use crate::pki::Leaf;
@@ -61,19 +61,25 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
     let (kicks, kick_queue) = mpsc::channel(16);
     let (private, private_at) = watch::channel(None);
     let (open, open_at) = watch::channel(None);
-    let queues = Queues { outgoing, kicks, broker: open_at.clone(), ending: ending.clone() };
+    let foreign = args.broker.is_some();
+    let queues = Queues { outgoing, kicks, broker: open_at.clone(), foreign, ending: ending.clone() };
     let app = Arc::new(App::load(own, store, images, queues).await?);
     let revoked: Revoked = Arc::new(RwLock::new(app.store.revoked(now()).await?.into_iter().collect()));
 
     let (events, mut event_queue) = mpsc::channel(1024);
-    let make_start = start_of(app.clone(), server, revoked.clone());
-    let uid = rustix::process::geteuid().is_root().then_some(args.broker_uid);
-    let broker = Supervisor::start(uid, make_start, private, events).await?;
-
     let mut tasks = JoinSet::new();
     let (relay, relay_queue) = mpsc::channel(16);
+    if let Some(place) = args.broker.clone() {
+        Box::pin(foreign::prove(&place, &app.authority)).await?;
+        private.send_replace(Some(place));
+        tasks.spawn(keep_quiet(relay_queue, (private, events), ending.clone()));
+    } else {
+        let make_start = start_of(app.clone(), server, revoked.clone());
+        let uid = rustix::process::geteuid().is_root().then_some(args.broker_uid);
+        let broker = Supervisor::start(uid, make_start, private, events).await?;
+        tasks.spawn(broker.watch(relay_queue));
+    }
     tasks.spawn(remember_revocations(kick_queue, relay, revoked, ending.clone()));
-    tasks.spawn(broker.watch(relay_queue));
     let presence = app.clone();
     tasks.spawn(async move {
         while let Some(event) = event_queue.recv().await {
@@ -103,6 +109,40 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
         tracing::warn!("some tasks were still busy at the end; everything acknowledged is in the store");
     }
     Ok(())
+}
+
+/// What another broker needs of this controller.
+pub(crate) fn mosquitto(args: &MosquittoArgs) -> Result<()> {
+    if args.sample {
+        return foreign::write_sample(&args.out);
+    }
+    let authority = DataDir::authority(&args.data)?;
+    let address = args.listen.map(|l| l.ip().to_string());
+    let port = args.listen.map_or(foreign::PORT, |l| l.port());
+    // The settings name the folder, and Mosquitto may be started from anywhere.
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
+    let out = args.out.canonicalize().with_context(|| format!("cannot find {}", args.out.display()))?;
+    foreign::write(&authority, &names(&args.names).all, &out, (port, address.as_deref()))
+}
+
+/// A broker that somebody else runs cannot be told whom to put out, and tells nothing: who was revoked is not heard any more.
+async fn keep_quiet(
+    mut kicks: mpsc::Receiver<Kick>,
+    _open: (watch::Sender<Option<Place>>, mpsc::Sender<crate::broker::Event>),
+    mut ending: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            kick = kicks.recv() => match kick {
+                Some(Kick::Revoked { client, .. }) => tracing::warn!(
+                    "{client} was revoked and is not heard any more; its connection lasts until the broker ends it"
+                ),
+                Some(Kick::Connection { .. }) => {}
+                None => return,
+            },
+            _ = ending.changed() => return,
+        }
+    }
 }
 
 type Revoked = Arc<RwLock<HashSet<String>>>;

@@ -43,6 +43,9 @@ struct Identity {
     online_key: String,
 }
 
+/// Where the store has the hash of the operators' credential.
+const CREDENTIAL: &str = "admin_credential_sha256";
+
 /// A credential that was made just now.
 pub(crate) struct NewCredential {
     pub(crate) token: String,
@@ -107,10 +110,38 @@ impl DataDir {
         Ok((authority, Ed25519Signer::from_seed(seed)))
     }
 
+    /// The authority of a folder that a shoald may be running on; made at the first start, here or there.
+    pub(crate) fn authority(path: &Path) -> Result<Authority> {
+        match std::fs::read(path.join("identity.json")) {
+            Ok(bytes) => {
+                let identity: Identity = serde_json::from_slice(&bytes)
+                    .with_context(|| format!("{} is damaged", path.join("identity.json").display()))?;
+                Authority::load(&identity.ca_certificate, &identity.ca_key)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::open(path)?.identity()?.0),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.join("identity.json").display())),
+        }
+    }
+
+    /// Another authority, another online key and, at the next start, another credential for a folder whose old ones are, or may
+    /// be, in other hands. The store stays: devices follow once a root names what is new.
+    pub(crate) async fn renew_identity(&self) -> Result<Authority> {
+        anyhow::ensure!(self.store().exists(), "there is no store in {}", self.path.display());
+        let store = Store::open(&self.store())?;
+        let (ca_certificate, ca_key) = Authority::create(now())?;
+        let authority = Authority::load(&ca_certificate, &ca_key)?;
+        let identity = Identity { ca_certificate, ca_key, online_key: hex::encode(random::<32>()?) };
+        // The credential goes first: cut off in between, the folder has the old identity and a credential that nobody knows yet.
+        store.forget_meta(CREDENTIAL).await?;
+        let text = serde_json::to_vec_pretty(&identity).context("writing the identity")?;
+        write_whole(&self.path.join("identity.json"), &text, 0o600)?;
+        self.identity()?;
+        Ok(authority)
+    }
+
     /// The hash of the operators' credential; the credential itself when it was made just now.
     pub(crate) async fn credential(&self, store: &Store) -> Result<(Digest, Option<NewCredential>)> {
-        const KEY: &str = "admin_credential_sha256";
-        if let Some(hash) = store.meta(KEY).await? {
+        if let Some(hash) = store.meta(CREDENTIAL).await? {
             let hash =
                 hash.try_into().map_err(|_| anyhow!("the credential's hash in the store is damaged"))?;
             return Ok((Digest(hash), None));
@@ -119,7 +150,7 @@ impl DataDir {
         let file = self.path.join("admin-credential");
         write_whole(&file, format!("{token}\n").as_bytes(), 0o600)?;
         let hash = Digest::of(token.as_bytes());
-        store.set_meta(KEY, hash.0.to_vec()).await?;
+        store.set_meta(CREDENTIAL, hash.0.to_vec()).await?;
         Ok((hash, Some(NewCredential { token, file })))
     }
 

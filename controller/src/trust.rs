@@ -17,15 +17,21 @@ type Documents = BTreeMap<Digest, Document>;
 type Inputs = BTreeMap<Digest, Input>;
 
 impl App {
-    /// Takes root 1 of a new fleet, or the next root.
-    pub(crate) async fn accept_root(&self, envelope: Vec<u8>) -> Result<(FleetId, u64), Problem> {
+    /// Takes root 1 of a new fleet, or the next root; with `handover` one that names another controller too.
+    pub(crate) async fn accept_root(
+        &self,
+        envelope: Vec<u8>,
+        handover: bool,
+    ) -> Result<(FleetId, u64), Problem> {
         let _gate = self.trust_gate.lock().await;
         let trust = self.fleet().trust.clone();
         let expect = if trust.anchor.is_none() { Expect::FirstRoot } else { Expect::Only(Kind::Root) };
         let verdict = verify(&envelope, &trust, now(), expect)?;
         let Verdict::Root(root) = &verdict else { return Err(Problem::invalid("that is no root")) };
         let (version, standing) = (root.document().version, root.standing());
-        self.check_controller_block(root.document())?;
+        if !(handover && trust.anchor.is_some()) {
+            self.check_controller_block(root.document())?;
+        }
         if standing == Standing::New {
             let event = Event::new(action::ROOT, "operator", format!("root {version}"))
                 .number(version)
@@ -56,7 +62,7 @@ impl App {
             "controller_mismatch",
             "the root's controller block names another online key or CA",
         )
-        .hint("take the controller block from GET /v1/trust of this controller and sign the root again"))
+        .hint("take this controller's: `shoal trust rotate --controller`; or hand its devices over: `shoal trust push --handover`"))
     }
 
     /// Takes the next snapshot with its documents, if the one that it follows is still current (S20).

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Connection, Device, Http, Operator, Shoald, Way, now};
+use common::{Broker, Connection, Device, Http, Operator, Shoald, Way, now};
 use serde_json::json;
 use shoal_controller_core::api;
 use shoal_protocol::codec::{self, Limits};
@@ -14,7 +14,11 @@ use shoal_protocol::{Ed25519Signer, Signer as _};
 use std::time::Duration;
 
 async fn fleet() -> (Shoald, Http, Operator) {
-    let shoald = Shoald::start();
+    fleet_on(Broker::Embedded).await
+}
+
+async fn fleet_on(broker: Broker) -> (Shoald, Http, Operator) {
+    let shoald = Shoald::start_on(broker);
     let http = shoald.operator();
     let operator = Operator::found(&http).await;
     (shoald, http, operator)
@@ -22,16 +26,29 @@ async fn fleet() -> (Shoald, Http, Operator) {
 
 #[tokio::test]
 async fn b1_a_device_reaches_only_its_own_branch_and_the_other_is_undisturbed() {
-    Box::pin(b1_over(Way::Tls)).await;
+    Box::pin(b1_over(Way::Tls, Broker::Embedded)).await;
 }
 
 #[tokio::test]
 async fn b1_over_websocket_a_device_reaches_no_more() {
-    Box::pin(b1_over(Way::WebSocket)).await;
+    Box::pin(b1_over(Way::WebSocket, Broker::Embedded)).await;
 }
 
-async fn b1_over(way: Way) {
-    let (shoald, http, operator) = fleet().await;
+#[tokio::test]
+async fn b1_behind_mosquitto_a_device_reaches_no_more() {
+    Box::pin(b1_over(Way::Tls, Broker::Mosquitto)).await;
+}
+
+#[tokio::test]
+async fn b1_behind_mosquitto_over_websocket_a_device_reaches_no_more() {
+    Box::pin(b1_over(Way::WebSocket, Broker::Mosquitto)).await;
+}
+
+/// The embedded broker says no. Mosquitto takes another name for the client's own, a foreign last will and a foreign filter
+/// without a word, and then does nothing about them: there it is only what arrives that counts, which is asked of both.
+async fn b1_over(way: Way, broker: Broker) {
+    let says_no = broker == Broker::Embedded;
+    let (shoald, http, operator) = fleet_on(broker).await;
     let mut a = Device::enroll(&shoald, &operator, &[]).await;
     a.way = way;
     let mut b = Device::enroll(&shoald, &operator, &[]).await;
@@ -40,7 +57,8 @@ async fn b1_over(way: Way) {
 
     // Another's client id, the controller's, a stranger's, none of its own.
     for id in [b.id().as_str(), CONTROLLER, "x", ""] {
-        assert!(Connection::open(a.options(id, Some(&a.certificate))).await.is_none(), "client id {id:?}");
+        let let_in = Connection::open(a.options(id, Some(&a.certificate))).await.is_some();
+        assert!(!(says_no && let_in), "client id {id:?}");
     }
     assert!(Connection::open(a.options(a.id().as_str(), None)).await.is_none(), "no certificate");
     // B6: a certificate of another CA.
@@ -52,15 +70,22 @@ async fn b1_over(way: Way) {
     // B6: the right CA and name, but past its time.
     let stale = b.expired_certificate(&shoald);
     assert!(Connection::open(b.options(b.id().as_str(), Some(&stale))).await.is_none(), "expired");
-    // A last will bypasses the publish hook.
-    let own = || a.options(a.id().as_str(), Some(&a.certificate));
-    assert!(
-        Connection::open_with_will(own(), &b.topic(Topic::Report)).await.is_none(),
-        "a will on B's branch"
-    );
-    assert!(Connection::open_with_will(own(), &b.topic(Topic::Snapshot)).await.is_none(), "a will to B");
+    // A last will bypasses the publish hook of the embedded broker.
+    for topic in [b.topic(Topic::Report), b.topic(Topic::Snapshot)] {
+        let own = a.options(a.id().as_str(), Some(&a.certificate));
+        let dies = Connection::open_with_will(own, &topic).await;
+        assert!(!(says_no && dies.is_some()), "a will on {topic}");
+        // Put out by itself, it has its will published before the next one is let in.
+        a.connect().await;
+    }
 
     let mut c = a.connect().await;
+    for topic in
+        [b.topic(Topic::Report), b.topic(Topic::Snapshot), a.topic(Topic::Snapshot), "shoal".to_owned()]
+    {
+        assert!(!c.publish(&topic, b"x".to_vec()).await, "{topic}");
+        c = a.connect().await;
+    }
     let fleet = &operator.fleet;
     for filter in [
         Topic::filter_device(fleet, b.id()),
@@ -79,13 +104,7 @@ async fn b1_over(way: Way) {
             c = a.connect().await;
             continue;
         }
-        panic!("{filter} was granted");
-    }
-    for topic in
-        [b.topic(Topic::Report), b.topic(Topic::Snapshot), a.topic(Topic::Snapshot), "shoal".to_owned()]
-    {
-        assert!(!c.publish(&topic, b"x".to_vec()).await, "{topic}");
-        c = a.connect().await;
+        assert!(!says_no, "{filter} was granted");
     }
     assert!(c.publish(&a.topic(Topic::Heartbeat), codec::encode(&wire::Heartbeat { uptime: 1 })).await);
     // B heard nothing of all that, and still works.
@@ -93,11 +112,118 @@ async fn b1_over(way: Way) {
     let (topic, _) = undisturbed.next(common::PATIENCE).await.unwrap();
     assert_eq!(topic, b.topic(Topic::Document), "its record, and nothing before it");
     http.wait(&format!("/v1/devices/{}", b.id()), "b online", |d| d["state"] == "online").await;
+    // And A, by whatever it asked for, nothing but its own.
+    assert!(c.publish(&a.topic(Topic::Hello), codec::encode(&Device::hello())).await);
+    let own = format!("shoal/v1/{fleet}/{}/down/", a.id());
+    let (mut topic, _) = c.next(common::PATIENCE).await.unwrap();
+    loop {
+        assert!(topic.starts_with(&own), "{topic}");
+        if topic == a.topic(Topic::Document) {
+            break;
+        }
+        topic = c.next(common::PATIENCE).await.unwrap().0;
+    }
+}
+
+#[tokio::test]
+async fn b1_another_broker_that_does_not_deny_is_not_used() {
+    let mut shoald = Shoald::prepare(Broker::Mosquitto);
+    let everything = "topic readwrite #\n".to_owned() + "pattern readwrite #\n";
+    let reading = "pattern read #\npattern write shoal/v1/+/%u/up/#\n";
+    let writing = "pattern read shoal/v1/+/%u/down/#\npattern write #\n";
+    let controller = "user controller\ntopic readwrite #\n";
+    let open = [
+        ("acl", String::new(), everything),
+        ("acl", String::new(), controller.to_owned() + reading),
+        ("acl", String::new(), controller.to_owned() + writing),
+        ("mosquitto.conf", "use_username_as_clientid true".to_owned(), String::new()),
+    ];
+    for (file, old, new) in open {
+        let mosquitto = shoald.mosquitto.as_mut().unwrap();
+        mosquitto.kill();
+        let mut good = String::new();
+        mosquitto.change(file, |text| {
+            good.clone_from(&text);
+            if old.is_empty() { new.clone() } else { text.replace(&old, &new) }
+        });
+        mosquitto.start_again();
+        let (code, said) = Shoald::fails(&mut shoald.command());
+        assert_eq!(code, Some(5), "{old:?} → {new:?}: {said}");
+        assert!(said.contains("proof_failed"), "{said}");
+        shoald.mosquitto.as_ref().unwrap().change(file, |_| good);
+    }
+    // As it was written, it is.
+    let mosquitto = shoald.mosquitto.as_mut().unwrap();
+    mosquitto.kill();
+    mosquitto.start_again();
+    shoald.start_again();
+}
+
+#[tokio::test]
+async fn b3_behind_mosquitto_a_broker_that_dies_loses_no_report() {
+    let (mut shoald, http, operator) = fleet_on(Broker::Mosquitto).await;
+    let device = Device::enroll(&shoald, &operator, &[]).await;
+    let mut c = device.connect().await;
+    c.publish(&device.topic(Topic::Report), device.report(1, None, Vec::new())).await;
+    assert_eq!(c.ack(&device).await, 1);
+    shoald.mosquitto.as_mut().unwrap().kill();
+    c.ended().await;
+    shoald.mosquitto.as_mut().unwrap().start_again();
+    shoald.wait("shoald on it", |s| s.log().matches("connected to the broker").count() >= 2);
+    let mut c = device.connect().await;
+    for counter in 2..=300 {
+        let report = device.report(counter, None, Vec::new());
+        let once = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+        c.client.publish(device.topic(Topic::Report), once, false, report).await.unwrap();
+        if counter % 50 == 0 {
+            while c.ack(&device).await < counter {}
+        }
+    }
+    let (_, d) = http.get(&format!("/v1/devices/{}", device.id())).await;
+    assert_eq!(d["report_counter"], 300);
+}
+
+#[tokio::test]
+async fn b6_behind_mosquitto_a_revoked_device_is_not_heard_and_hears_nothing() {
+    let (shoald, http, mut operator) = fleet_on(Broker::Mosquitto).await;
+    let device = Device::enroll(&shoald, &operator, &[]).await;
+    let other = Device::enroll(&shoald, &operator, &[]).await;
+    let mut c = device.connect().await;
+    c.publish(&device.topic(Topic::Hello), codec::encode(&Device::hello())).await;
+    c.next_on(&device, Topic::Document).await;
+    let (status, _) = http.post(&format!("/v1/devices/{}/revoke", device.id()), &json!({})).await;
+    assert_eq!(status, 200);
+    // Mosquitto knows nothing of it; shoald neither listens nor speaks any more.
+    operator.apply(&http, &[operator.deployment("app", 1, &[])]).await;
+    c.publish(&device.topic(Topic::Hello), codec::encode(&Device::hello())).await;
+    c.publish(&device.topic(Topic::Report), device.report(1, None, Vec::new())).await;
+    let mut o = other.connect().await;
+    o.publish(&other.topic(Topic::Hello), codec::encode(&Device::hello())).await;
+    o.next_on(&other, Topic::Snapshot).await;
+    o.publish(&other.topic(Topic::Report), other.report(1, None, Vec::new())).await;
+    assert_eq!(o.ack(&other).await, 1);
+    // What was for it came before the broker's answer to this.
+    c.publish(&device.topic(Topic::Hello), codec::encode(&Device::hello())).await;
+    assert!(c.received.is_empty(), "{:?}", c.received.iter().map(|(t, _)| t).collect::<Vec<_>>());
+    let (_, d) = http.get(&format!("/v1/devices/{}", device.id())).await;
+    assert_eq!(d["report_counter"], 0, "{d:#}");
+    let path = format!("/v1/devices/{}/orders", device.id());
+    let restart = api::PostOrder::Restart { deployment: common::name("app") };
+    assert_eq!(http.post(&path, &restart).await.0, 403);
 }
 
 #[tokio::test]
 async fn b2_retained_and_oversized_messages_stop_nobody_but_their_sender() {
-    let (shoald, http, operator) = fleet().await;
+    Box::pin(retained_on(Broker::Embedded)).await;
+}
+
+#[tokio::test]
+async fn b2_behind_mosquitto_retained_and_oversized_messages_stop_nobody_but_their_sender() {
+    Box::pin(retained_on(Broker::Mosquitto)).await;
+}
+
+async fn retained_on(broker: Broker) {
+    let (shoald, http, operator) = fleet_on(broker).await;
     let device = Device::enroll(&shoald, &operator, &[]).await;
     let mut c = device.connect().await;
     let topic = device.topic(Topic::Report);
@@ -119,7 +245,16 @@ async fn b2_retained_and_oversized_messages_stop_nobody_but_their_sender() {
 
 #[tokio::test]
 async fn a_device_gets_what_differs_and_its_signed_facts_complete_the_rollout() {
-    let (shoald, http, mut operator) = fleet().await;
+    Box::pin(differs_on(Broker::Embedded)).await;
+}
+
+#[tokio::test]
+async fn behind_mosquitto_a_device_gets_what_differs_and_completes_the_rollout() {
+    Box::pin(differs_on(Broker::Mosquitto)).await;
+}
+
+async fn differs_on(broker: Broker) {
+    let (shoald, http, mut operator) = fleet_on(broker).await;
     let device = Device::enroll(&shoald, &operator, &[("site", "here")]).await;
     operator.apply(&http, &[operator.deployment("app", 1, &[("site", "here")])]).await;
     let entry = operator.entries[0].clone();
@@ -195,7 +330,16 @@ async fn waves_open_one_after_the_other() {
 
 #[tokio::test]
 async fn b3_reports_are_stored_before_they_are_acknowledged_and_duplicates_are_dropped() {
-    let (mut shoald, _, operator) = fleet().await;
+    Box::pin(stored_on(Broker::Embedded)).await;
+}
+
+#[tokio::test]
+async fn b3_behind_mosquitto_reports_are_stored_before_they_are_acknowledged() {
+    Box::pin(stored_on(Broker::Mosquitto)).await;
+}
+
+async fn stored_on(broker: Broker) {
+    let (mut shoald, _, operator) = fleet_on(broker).await;
     let device = Device::enroll(&shoald, &operator, &[]).await;
     let mut c = device.connect().await;
     let report = device.report(7, None, Vec::new());
@@ -310,7 +454,16 @@ async fn b6_over(way: Way) {
 
 #[tokio::test]
 async fn s23_orders_are_signed_by_the_online_key_counted_and_wait_for_the_device() {
-    let (shoald, http, mut operator) = fleet().await;
+    Box::pin(orders_on(Broker::Embedded)).await;
+}
+
+#[tokio::test]
+async fn s23_behind_mosquitto_orders_wait_for_the_device() {
+    Box::pin(orders_on(Broker::Mosquitto)).await;
+}
+
+async fn orders_on(broker: Broker) {
+    let (shoald, http, mut operator) = fleet_on(broker).await;
     let device = Device::enroll(&shoald, &operator, &[]).await;
     operator.apply(&http, &[operator.deployment("app", 1, &[])]).await;
     let path = format!("/v1/devices/{}/orders", device.id());
@@ -349,7 +502,16 @@ async fn s23_orders_are_signed_by_the_online_key_counted_and_wait_for_the_device
 
 #[tokio::test]
 async fn logs_are_asked_by_order_and_stream_line_by_line() {
-    let (shoald, http, mut operator) = fleet().await;
+    Box::pin(logs_on(Broker::Embedded)).await;
+}
+
+#[tokio::test]
+async fn behind_mosquitto_logs_are_asked_by_order_and_stream_line_by_line() {
+    Box::pin(logs_on(Broker::Mosquitto)).await;
+}
+
+async fn logs_on(broker: Broker) {
+    let (shoald, http, mut operator) = fleet_on(broker).await;
     let device = Device::enroll(&shoald, &operator, &[]).await;
     operator.apply(&http, &[operator.deployment("app", 1, &[])]).await;
     let path = format!("/v1/logs/{}/app?tail=10", device.id());

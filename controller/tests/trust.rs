@@ -40,7 +40,7 @@ async fn a_root_of_another_controller_and_a_snapshot_without_its_documents_are_r
     let own: api::Controller = serde_json::from_value(trust["controller"].clone()).unwrap();
     let mut foreign: wire::Controller = (&own).try_into().unwrap();
     foreign.online = Ed25519Signer::from_seed([7; 32]).public();
-    let root = api::PostRoot { root: Operator::sign_root(foreign).root.into() };
+    let root = api::PostRoot { root: Operator::sign_root(foreign).root.into(), handover: false };
     let (status, body) = http.post("/v1/trust/roots", &root).await;
     assert_eq!((status, &body["code"]), (422, &json!("controller_mismatch")));
 

@@ -1,4 +1,4 @@
-//! The tools that tests need beside Rust: Debian's registry, proxy and image programs, agents and tokens that hold keys, a C++ compiler (for
+//! The tools that tests need beside Rust: Debian's registry, proxy, broker and image programs, agents and tokens that hold keys, a C++ compiler (for
 //! the fuzzing engine), and tools of cargo's in pinned versions (for networks see `network`).
 //! Installs only what is missing; without root it only says what to install.
 
@@ -17,8 +17,11 @@ const CARGO_DENY: &str = "0.20.2";
 const CARGO_MUTANTS: &str = "27.1.0";
 
 /// What the packages of these tools start by themselves.
-const SERVICES: [(Tool, &str); 2] =
-    [(Tool::DockerRegistry, "docker-registry.service"), (Tool::Tinyproxy, "tinyproxy.service")];
+const SERVICES: [(Tool, &str); 3] = [
+    (Tool::DockerRegistry, "docker-registry.service"),
+    (Tool::Tinyproxy, "tinyproxy.service"),
+    (Tool::Mosquitto, "mosquitto.service"),
+];
 
 /// A tool that tests start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub(crate) enum Tool {
     CPlusPlus,
     /// An HTTP proxy.
     Tinyproxy,
+    /// An MQTT broker.
+    Mosquitto,
     /// Checks licences, bans and sources of dependencies.
     CargoDeny,
     /// Breaks code in small ways, to see which tests notice.
@@ -51,7 +56,7 @@ pub(crate) enum Tool {
 
 impl Tool {
     /// All that tests need.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::DockerRegistry,
         Self::Skopeo,
         Self::Buildah,
@@ -62,6 +67,7 @@ impl Tool {
         Self::OpenSsl,
         Self::CPlusPlus,
         Self::Tinyproxy,
+        Self::Mosquitto,
         Self::CargoDeny,
     ];
 
@@ -78,6 +84,7 @@ impl Tool {
             Self::OpenSsl => "openssl",
             Self::CPlusPlus => "g++",
             Self::Tinyproxy => "tinyproxy",
+            Self::Mosquitto => "mosquitto",
             Self::CargoDeny => "cargo-deny",
             Self::CargoMutants => "cargo-mutants",
         }
@@ -209,6 +216,7 @@ mod tests {
             Tool::OpenSsl,
             Tool::CPlusPlus,
             Tool::Tinyproxy,
+            Tool::Mosquitto,
         ];
         assert_eq!(missing, wanted);
         assert_eq!(Tool::SshAgent.package(), "openssh-client");

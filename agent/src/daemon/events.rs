@@ -26,6 +26,7 @@ impl Daemon {
         };
         let floor = Timestamp(self.world.trust.time_floor);
         let certificates = Files::new(self.guard.layout()).load_certificates().unwrap_or_default();
+        let own = certificates.first().map_or_else(Vec::new, |c| c.to_vec());
         match tls::client(&root.controller.ca, floor, Some((&self.key, certificates))) {
             Ok(config) => self.tls = Arc::new(config),
             Err(error) => {
@@ -34,8 +35,10 @@ impl Daemon {
         }
         self.root_version = root.version;
         self.api = root.controller.api;
-        self.renewal.ca = root.controller.ca;
+        let others = self.renewal.follow(root.controller.ca, &own);
         self.link.send_modify(|c| {
+            // Who is named no longer is left: it may be a controller that was stolen.
+            c.changes += u64::from(others || c.addresses != root.controller.mqtt);
             c.addresses = root.controller.mqtt;
             c.tls = self.tls.clone();
         });

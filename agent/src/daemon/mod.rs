@@ -168,7 +168,7 @@ async fn serve(layout: &Layout) -> Result<()> {
         device: device.clone(),
         addresses: root.controller.mqtt.clone(),
         tls: tls.clone(),
-        renewals: 0,
+        changes: 0,
     };
     let (link, link_config) = watch::channel(config);
     let (tell_link, mut hear_link) = mpsc::channel(64);

@@ -18,7 +18,9 @@ pub(super) type Answer = Result<Renewed, NotRenewed>;
 pub(super) struct Renewal {
     life: Life,
     /// The root's authorities.
-    pub(super) ca: Vec<Bytes>,
+    ca: Vec<Bytes>,
+    /// The certificate is by none of them.
+    foreign: bool,
     /// What was proven of the time when the daemon began; admission knows more later.
     floor: Timestamp,
     trouble: Option<Trouble>,
@@ -51,9 +53,11 @@ impl Renewal {
             }
         };
         let trouble = Trouble::load(layout);
+        let foreign = renewal::is_foreign(&ca, &certificate.into());
         Self {
             life,
             ca,
+            foreign,
             floor,
             trouble,
             unreachable: false,
@@ -63,6 +67,18 @@ impl Renewal {
             look: None,
             answers,
         }
+    }
+
+    /// A newer root may have other authorities, under which the certificate counts for nothing; whether they are others.
+    pub(super) fn follow(&mut self, ca: Vec<Bytes>, certificate: &[u8]) -> bool {
+        self.foreign = renewal::is_foreign(&ca, &certificate.into());
+        let others = self.ca != ca;
+        self.ca = ca;
+        if self.foreign {
+            // Whatever was wrong before was so at another controller.
+            self.not_before = None;
+        }
+        others
     }
 
     /// When it wants attention.
@@ -114,7 +130,7 @@ impl Daemon {
         if r.asking {
             return;
         }
-        if let Next::Wait(seconds) = next(&r.life, &self.device, now, r.refused) {
+        if let Next::Wait(seconds) = next(&r.life, &self.device, now, r.refused || r.foreign) {
             // A look at everything every few hours finds a clock that was set meanwhile.
             r.look = Instant::now().checked_add(Duration::from_secs(seconds));
             return;
@@ -129,7 +145,7 @@ impl Daemon {
             ca: r.ca.clone(),
             addresses: self.api.clone(),
             present: self.tls.clone(),
-            ended: r.refused || r.life.has_ended(now),
+            ended: r.refused || r.foreign || r.life.has_ended(now),
             proven: floor,
         };
         let answers = r.answers.clone();
@@ -166,7 +182,7 @@ impl Daemon {
         );
         let r = &mut self.renewal;
         r.life = life;
-        (r.refused, r.unreachable) = (false, false);
+        (r.refused, r.foreign, r.unreachable) = (false, false, false);
         // A clock that runs ahead calls every certificate due: it gets one in a while.
         r.not_before = Instant::now().checked_add(Duration::from_secs(life.length() / 3));
         if r.trouble.take().is_some()
@@ -177,7 +193,7 @@ impl Daemon {
         self.tls = renewed.tls;
         self.link.send_modify(|c| {
             c.tls = self.tls.clone();
-            c.renewals += 1;
+            c.changes += 1;
         });
     }
 

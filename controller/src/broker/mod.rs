@@ -1,11 +1,15 @@
-//! The broker as shoald's child: starts it, tells it what it needs, hears who is connected, starts it again when it dies.
+//! The broker as shoald's child: starts it, tells it what it needs, hears who is connected, starts it again when it dies. Or one
+//! that somebody else runs (`foreign`).
 //!
 //! The only interface to the broker's library; replacing rmqtt touches this folder alone.
 
+mod acl;
 pub(crate) mod child;
+pub(crate) mod foreign;
 mod proof;
 mod wire;
 
+pub(crate) use acl::FOLDER;
 pub(crate) use wire::{Event, Probe, Start};
 
 use anyhow::{Context as _, Result, bail};
@@ -31,6 +35,34 @@ pub(crate) struct BrokerError {
     code: String,
     /// In words.
     message: String,
+}
+
+/// Where the broker is, and the name that its certificate is checked by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl From<SocketAddr> for Place {
+    fn from(at: SocketAddr) -> Self {
+        Self { host: at.ip().to_string(), port: at.port() }
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = String;
+    fn from_str(url: &str) -> Result<Self, String> {
+        let place = url.strip_prefix("mqtts://").map(|rest| rest.trim_end_matches('/'));
+        let (host, port) =
+            place.and_then(|p| p.rsplit_once(':')).ok_or("a broker's address is mqtts://HOST:PORT")?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = port.parse::<u16>().map_err(|e| format!("its port: {e}"))?;
+        if host.is_empty() {
+            return Err("its host is missing".to_owned());
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
 }
 
 /// Whose connection to end.
@@ -65,7 +97,7 @@ struct Running {
 pub(crate) struct Supervisor {
     uid: Option<u32>,
     make_start: MakeStart,
-    private: watch::Sender<Option<SocketAddr>>,
+    private: watch::Sender<Option<Place>>,
     events: mpsc::Sender<Event>,
     running: Running,
 }
@@ -77,11 +109,11 @@ impl Supervisor {
     pub(crate) async fn start(
         uid: Option<u32>,
         mut make_start: MakeStart,
-        private: watch::Sender<Option<SocketAddr>>,
+        private: watch::Sender<Option<Place>>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self> {
         let running = spawn(uid, &mut make_start).await?;
-        private.send_replace(Some(running.at));
+        private.send_replace(Some(running.at.into()));
         Ok(Self { uid, make_start, private, events, running })
     }
 
@@ -138,7 +170,7 @@ impl Supervisor {
                 Ok(running) => {
                     tracing::info!("the broker serves again");
                     let _ = self.events.send(Event::Ready { at: running.at }).await;
-                    self.private.send_replace(Some(running.at));
+                    self.private.send_replace(Some(running.at.into()));
                     self.running = running;
                     return true;
                 }

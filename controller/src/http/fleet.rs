@@ -44,7 +44,7 @@ pub(super) async fn trust(_: Reader, State(app): Shared) -> Json<api::Trust> {
 
 pub(super) async fn post_root(_: Operator, State(app): Shared, body: Body) -> Answer<api::RootAccepted> {
     let post: api::PostRoot = read_json(body, SMALL).await?;
-    let (fleet, version) = app.accept_root(post.root.0).await?;
+    let (fleet, version) = app.accept_root(post.root.0, post.handover).await?;
     Ok(Json(api::RootAccepted { fleet, version }))
 }
 

@@ -7,8 +7,9 @@
 use super::Shared;
 use super::caller::Device;
 use crate::app::{App, after, now};
+use crate::broker::Place;
 use crate::broker::child::MAX_PACKET;
-use crate::port::place;
+use crate::port::{connect, place};
 use crate::problem::Problem;
 use crate::tls;
 use anyhow::{Context as _, Result};
@@ -19,11 +20,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use rustls::pki_types::ServerName;
 use shoal_protocol::ids::DeviceId;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// Until the broker has answered.
@@ -55,14 +54,14 @@ pub(super) async fn mqtt(
     }))
 }
 
-async fn pass_on(app: &Arc<App>, mut socket: WebSocket, device: &DeviceId, broker: SocketAddr) -> Result<()> {
+async fn pass_on(app: &Arc<App>, mut socket: WebSocket, device: &DeviceId, broker: Place) -> Result<()> {
     let leaf = app.authority.client(device.as_str(), now())?;
     let own = (leaf.certificate()?, leaf.key()?);
     let config = tls::client(&app.authority.certificate, Some(own))?;
     let open = async {
-        let stream = TcpStream::connect(broker).await?;
-        stream.set_nodelay(true)?;
-        TlsConnector::from(Arc::new(config)).connect(ServerName::from(broker.ip()), stream).await
+        let name = ServerName::try_from(broker.host.clone())?;
+        let stream = connect(&broker).await?;
+        Ok::<_, anyhow::Error>(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
     };
     let mut stream = tokio::time::timeout(PATIENCE, open).await.context("the broker does not answer")??;
     let mut buffer = vec![0; BUFFER];

@@ -106,6 +106,12 @@ impl Store {
         .await
     }
 
+    /// Forgets a value.
+    pub(crate) async fn forget_meta(&self, key: &'static str) -> Result<()> {
+        self.call("forget a setting", move |t| t.execute("DELETE FROM meta WHERE key = ?1", [key]).map(drop))
+            .await
+    }
+
     /// Sets a value by key.
     pub(crate) async fn set_meta(&self, key: &'static str, value: Vec<u8>) -> Result<()> {
         self.call("keep a setting", move |t| {

@@ -38,8 +38,87 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Which broker stands behind the controller's one port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broker {
+    /// shoald's own child.
+    Embedded,
+    /// A real Mosquitto, with the files that `shoald mosquitto` wrote.
+    Mosquitto,
+}
+
+/// A Mosquitto process.
+pub(crate) struct Mosquitto {
+    dir: PathBuf,
+    pub(crate) port: u16,
+    child: Option<Child>,
+}
+
+impl Mosquitto {
+    /// Has its files written for the controller in `data`, and starts it.
+    pub(crate) fn start(data: &Path, dir: &Path) -> Self {
+        let mut mosquitto = Self { dir: dir.to_owned(), port: free_port(), child: None };
+        let written = Command::new(env!("CARGO_BIN_EXE_shoald"))
+            .args(["mosquitto", "--name", "127.0.0.1", "--data"])
+            .arg(data)
+            .arg(format!("--listen=127.0.0.1:{}", mosquitto.port))
+            .arg("--out")
+            .arg(dir)
+            .status()
+            .unwrap();
+        assert!(written.success());
+        if rustix::process::geteuid().is_root() {
+            // Otherwise it becomes a user who may not look into a test's folder.
+            mosquitto.change("mosquitto.conf", |text| text + "user root\n");
+        }
+        mosquitto.start_again();
+        mosquitto
+    }
+
+    /// Changes one of its files, for its next start.
+    pub(crate) fn change(&self, name: &str, change: impl FnOnce(String) -> String) {
+        let path = self.dir.join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, change(text)).unwrap();
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.dir.join("log")).unwrap();
+        let mut command = Command::new("mosquitto");
+        command.arg("-c").arg(self.dir.join("mosquitto.conf")).stdin(Stdio::null());
+        let child =
+            command.stdout(log.try_clone().unwrap()).stderr(log).spawn().expect("mosquitto is installed");
+        self.child = Some(child);
+        let begin = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let log = std::fs::read_to_string(self.dir.join("log")).unwrap();
+            assert!(begin.elapsed() < PATIENCE, "mosquitto does not listen: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("mqtts://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// A controller on a folder of its own.
 pub(crate) struct Shoald {
+    pub(crate) mosquitto: Option<Mosquitto>,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) api_port: u16,
     pub(crate) child: Option<Child>,
@@ -51,14 +130,31 @@ pub(crate) struct Shoald {
 
 impl Shoald {
     pub(crate) fn start() -> Self {
+        Self::start_on(Broker::Embedded)
+    }
+
+    pub(crate) fn start_on(broker: Broker) -> Self {
+        let mut shoald = Self::prepare(broker);
+        shoald.start_again();
+        shoald
+    }
+
+    /// The folder and the broker; nothing of the controller runs yet.
+    pub(crate) fn prepare(broker: Broker) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let mut shoald = Self {
-            dir: tempfile::tempdir().unwrap(),
+            mosquitto: None,
+            dir,
             api_port: free_port(),
             child: None,
             extra: Vec::new(),
             descriptors: None,
         };
-        shoald.start_again();
+        if broker == Broker::Mosquitto {
+            let mosquitto = Mosquitto::start(&shoald.data(), &shoald.dir.path().join("mosquitto"));
+            shoald.extra = vec!["--broker".to_owned(), mosquitto.url()];
+            shoald.mosquitto = Some(mosquitto);
+        }
         shoald
     }
 
@@ -269,7 +365,7 @@ impl Operator {
         assert_eq!(trust["initialized"], json!(false));
         let controller: api::Controller = serde_json::from_value(trust["controller"].clone()).unwrap();
         let operator = Self::sign_root((&controller).try_into().unwrap());
-        let post = api::PostRoot { root: operator.root.clone().into() };
+        let post = api::PostRoot { root: operator.root.clone().into(), handover: false };
         let (status, answer) = http.post("/v1/trust/roots", &post).await;
         assert_eq!((status, &answer["fleet"]), (200, &json!(operator.fleet)), "{answer}");
         operator

@@ -113,8 +113,16 @@ Examples:
         #[command(flatten)]
         signing: Signing,
     },
-    /// Give a restored controller the newest snapshot and documents that this operator holds.
-    Push,
+    /// Give a restored controller the roots, snapshot and documents that this operator holds.
+    #[command(after_help = "\
+Examples:
+  shoal trust push                                # after a backup was restored
+  shoal --context old trust push --handover       # the newest root names another controller: have this one say so to its devices")]
+    Push {
+        /// Also a root that names another controller: this one's devices leave it for that one.
+        #[arg(long)]
+        handover: bool,
+    },
 }
 
 #[derive(Debug, Args)]

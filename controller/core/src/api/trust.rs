@@ -28,6 +28,9 @@ pub struct Trust {
 pub struct PostRoot {
     /// The envelope.
     pub root: Base64,
+    /// It names another controller, to which this one hands its devices over: it passes the root on, and they leave.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handover: bool,
 }
 
 /// The root is stored.

@@ -38,7 +38,7 @@ pub(super) fn run(home: &Home, context: Option<&str>, command: &TrustCommand) ->
             let ring = Keyring::open(&s.home, &signing.keys)?;
             refresh(&s, &mut trust, &ring)
         }
-        TrustCommand::Push => push(&open()?),
+        TrustCommand::Push { handover } => push(&open()?, *handover),
     }
 }
 
@@ -50,7 +50,7 @@ fn refresh(s: &Session, trust: &mut Trust, ring: &Keyring) -> Result<()> {
 }
 
 /// What a restored controller lacks: the snapshot that this operator holds and the documents that it lists.
-fn push(s: &Session) -> Result<()> {
+fn push(s: &Session, handover: bool) -> Result<()> {
     let none = || {
         CliError::refused("state_lost", "this operator has no own state of the fleet to give")
             .hint("ask a colleague who has")
@@ -67,7 +67,7 @@ fn push(s: &Session) -> Result<()> {
         ),
     }
     for root in trust.roots.iter().skip(served.roots.len()) {
-        let body = api::PostRoot { root: root.clone().into() };
+        let body = api::PostRoot { root: root.clone().into(), handover };
         let _: api::RootAccepted = s.client.post("/v1/trust/roots", &body, "giving it a root")?;
     }
     let known = trust.snapshot().ok_or_else(none)?;

@@ -242,7 +242,7 @@ pub(super) fn found(s: &Session, draft: &Draft) -> Result<()> {
     let (Some(root), Some(snapshot)) = (done.root, done.snapshot) else {
         return Err(CliError::usage("a draft that founds a fleet holds root 1 and the first snapshot"));
     };
-    let body = api::PostRoot { root: root.envelope.into() };
+    let body = api::PostRoot { root: root.envelope.into(), handover: false };
     let accepted: api::RootAccepted = s.client.post("/v1/trust/roots", &body, "founding the fleet")?;
     // Kept before it is published: a fleet whose founder lost its state would be hard to win back.
     done.trust.save(&snapshot.envelope)?;
@@ -278,7 +278,7 @@ pub(super) fn send(s: &Session, draft: &Draft) -> Result<()> {
     }
     let mut done = draft.finish(&s.home)?;
     if let Some(root) = done.root {
-        let body = api::PostRoot { root: root.envelope.into() };
+        let body = api::PostRoot { root: root.envelope.into(), handover: false };
         let accepted: api::RootAccepted = s.client.post("/v1/trust/roots", &body, "publishing the root")?;
         done.trust.save_roots()?;
         output::line(&format!("root {} published ({})", accepted.version, root.digest));
