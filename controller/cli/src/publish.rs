@@ -287,4 +287,4 @@ pub(crate) fn is_conflict(e: &CliError) -> bool {
 
 #[cfg(test)]
 #[path = "publish_tests.rs"]
-mod tests;
+pub(crate) mod tests;

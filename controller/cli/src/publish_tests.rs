@@ -41,6 +41,13 @@ fn compose_of(fleet: &Fleet, trust: &Trust, draft: &Draft, module: &[u8]) -> Res
     compose::deployment(draft, &pinned(&fleet.home("founder"), module), &stamp)
 }
 
+/// Some deployment, complete.
+pub(crate) fn sample() -> Deployment {
+    let fleet = Fleet::new();
+    let (trust, _) = fleet.founder();
+    compose(&fleet, &trust, &draft("hostname: box", "args: [one]")).unwrap()
+}
+
 fn ring(seeds: &[u8]) -> Keyring {
     let keys = seeds.iter().map(|n| OwnKey::open(format!("key{n}"), signer(*n)));
     Keyring::of(keys.collect())

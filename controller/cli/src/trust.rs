@@ -178,10 +178,6 @@ impl Trust {
         self.snapshot().into_iter().flat_map(|k| &k.document.entries).filter(move |e| e.kind == kind)
     }
 
-    /// Where this fleet's state is kept.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.dir
-    }
     fn root_path(&self, version: u64) -> PathBuf {
         self.dir.join(format!("root-{version}.cose"))
     }

@@ -2,7 +2,7 @@
 //!
 //! Nothing that the controller says goes into what is signed, except where it verifies by the own root chain.
 
-use super::{Session, config, duration, rollout, secret, short_id, source};
+use super::{Session, config, duration, grants, rollout, short_id, source};
 use crate::args::{Apply, Diff};
 use crate::ceremony::{self, Content};
 use crate::compose::{self, Stamp};
@@ -375,7 +375,7 @@ fn sign(
         match publish::publish(&s.client, &mut trust, ring, &entries, &documents) {
             Ok(accepted) => {
                 report(&items, &documents, &accepted, format)?;
-                secret::grant_what_is_missing(s, &mut trust, ring, &items.secrets(), format.is_data())?;
+                grants::grant_what_is_missing(s, &mut trust, ring, &items.secrets(), format.is_data())?;
                 return Ok(items);
             }
             Err(e) if publish::is_conflict(&e) && attempts < publish::ATTEMPTS => {

@@ -8,6 +8,7 @@ mod delete;
 mod describe;
 mod enrollment;
 mod get;
+mod grants;
 mod image;
 mod keys;
 mod login;

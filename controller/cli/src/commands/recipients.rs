@@ -1,18 +1,59 @@
-//! To whom something may be sealed: devices whose records verify by the own root chain (S27).
+//! To whom something may be sealed: devices whose newest records verify by the own root chain (S27).
 
+use crate::audit::Copy;
+use crate::error::Result;
 use crate::trust::{Trust, now};
 use shoal_controller_core::api;
+use shoal_controller_core::audit::{Event, action};
 use shoal_protocol::ids::DeviceId;
 use shoal_protocol::latest::{DeviceRecord, Kind};
 use shoal_protocol::verify::{Expect, Verdict, verify};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the audit log says of devices. An old record verifies for ever: by it a controller that was stolen could have sealed to
+/// a device what its operators took it out of.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The newest record of each whose labels or standing an operator signed anew.
+    records: BTreeMap<String, u64>,
+    left: BTreeSet<String>,
+}
+
+impl Known {
+    /// By the own, verified copy of the log.
+    pub(super) fn of(log: &Copy) -> Result<Self> {
+        let mut known = Self::default();
+        log.walk(|_, entry| known.take(entry.event))?;
+        Ok(known)
+    }
+
+    fn take(&mut self, event: Event) {
+        match event.action.as_str() {
+            action::RECORD => {
+                let newest = self.records.entry(event.subject).or_default();
+                *newest = event.number.unwrap_or(0).max(*newest);
+            }
+            action::REVOKED => drop(self.left.insert(event.subject)),
+            _ => {}
+        }
+    }
+
+    fn is_newest(&self, record: &DeviceRecord) -> bool {
+        self.records.get(record.device.as_str()).is_none_or(|newest| record.sequence >= *newest)
+    }
+}
 
 /// Those that may be sealed to, and those that may not.
-pub(super) fn recipients(trust: &Trust, served: api::RecordList) -> (Vec<DeviceRecord>, Vec<DeviceId>) {
+pub(super) fn recipients(
+    trust: &Trust,
+    known: &Known,
+    served: api::RecordList,
+) -> (Vec<DeviceRecord>, Vec<DeviceId>) {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for signed in served.records {
-        match verified(trust, &signed) {
-            // Signed out by an operator: it gets nothing any more.
-            Some(record) if record.decommissioned => {}
+        match verified(trust, &signed).filter(|r| known.is_newest(r)) {
+            // Taken out by an operator: it gets nothing any more.
+            Some(record) if record.decommissioned || known.left.contains(record.device.as_str()) => {}
             Some(record) => good.push(record),
             None => bad.push(signed.device),
         }
@@ -98,13 +139,38 @@ mod tests {
         ];
         for (what, signed, wanted) in cases {
             let device = signed.device.clone();
-            let (good, bad) = recipients(&trust, api::RecordList { records: vec![signed] });
+            let (good, bad) = served(&trust, &Known::default(), signed);
             assert_eq!((good.len(), bad.len()), (usize::from(wanted), usize::from(!wanted)), "{what}");
             assert!(wanted || bad == [device], "{what}");
         }
         let gone = DeviceRecord { decommissioned: true, ..record(&trust, 2) };
         let envelope = seal(&gone, &[&signer(2) as &dyn Signer]).unwrap().0;
         let gone = api::SignedRecord { device: gone.device, record: envelope.into(), token: None };
-        assert_eq!(recipients(&trust, api::RecordList { records: vec![gone] }), (vec![], vec![]));
+        assert_eq!(served(&trust, &Known::default(), gone), (vec![], vec![]));
+    }
+
+    fn served(trust: &Trust, known: &Known, one: api::SignedRecord) -> (Vec<DeviceRecord>, Vec<DeviceId>) {
+        recipients(trust, known, api::RecordList { records: vec![one] })
+    }
+
+    #[test]
+    fn s21_s27_a_device_that_was_relabelled_or_taken_out_is_not_sealed_to_by_a_record_from_before() {
+        let fleet = Fleet::new();
+        let (trust, _) = fleet.founder();
+        let signed = |sequence| {
+            let r = record(&trust, sequence);
+            let envelope = seal(&r, &[&signer(2) as &dyn Signer]).unwrap().0;
+            api::SignedRecord { device: r.device, record: envelope.into(), token: None }
+        };
+        let device = signed(1).device;
+        let mut known = Known::default();
+        assert_eq!(served(&trust, &known, signed(1)).0.len(), 1);
+        for number in [3, 2] {
+            known.take(Event::new(action::RECORD, "operator", device.as_str()).number(number));
+        }
+        assert_eq!(served(&trust, &known, signed(2)), (vec![], vec![device.clone()]));
+        assert_eq!(served(&trust, &known, signed(3)).0.len(), 1);
+        known.take(Event::new(action::REVOKED, "operator", device.as_str()));
+        assert_eq!(served(&trust, &known, signed(3)), (vec![], vec![]));
     }
 }

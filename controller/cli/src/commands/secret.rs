@@ -1,10 +1,9 @@
-//! `shoal secret`: values sealed once, and grants of them to the devices that verified records name.
+//! `shoal secret`: values sealed once, under a key that is kept for later grants ([`super::grants`]).
 //!
-//! Never here: a recipient that only the controller says is one; a value or key in any output.
+//! Never here: a value or key in any output.
 
-use super::recipients::recipients;
-use super::{Session, duration};
-use crate::args::{Secret as SecretCommand, SecretGrant, SecretSet};
+use super::{Session, duration, grants};
+use crate::args::{Secret as SecretCommand, SecretSet};
 use crate::error::{CliError, OnPath as _, Result};
 use crate::home::write_secret;
 use crate::keys::random_seed;
@@ -12,24 +11,19 @@ use crate::output;
 use crate::publish::{self, Keyring};
 use crate::trust::{self, Trust, now, refusal};
 use serde::Serialize;
-use shoal_controller_core::api;
-use shoal_protocol::Code;
-use shoal_protocol::ids::{Bytes, DeviceId, Digest, Name};
-use shoal_protocol::latest::{Deployment, DeviceRecord, EntryKind, Grant, Liveness, Revision, Secret};
+use shoal_protocol::ids::{Bytes, Digest, Name};
+use shoal_protocol::latest::{EntryKind, Liveness, Revision, Secret};
 use shoal_protocol::sealing::{self, SecretKey};
 use shoal_protocol::text_map::ByteMap;
 use shoal_protocol::verify::{MAX_DATA, is_key};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// Grants that go up at a time.
-const BATCH: usize = 500;
-
 pub(super) fn run(s: &Session, command: &SecretCommand) -> Result<()> {
     match command {
         SecretCommand::Create(a) => set(s, a, true),
         SecretCommand::Set(a) => set(s, a, false),
-        SecretCommand::Grant(a) => grant(s, a),
+        SecretCommand::Grant(a) => grants::run(s, a),
     }
 }
 
@@ -85,10 +79,11 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Where the key of one revision is kept: it makes grants for later devices.
 fn key_path(trust: &Trust, secret: &Digest) -> PathBuf {
-    trust.folder().join("secrets").join(format!("{}.key", secret.hex()))
+    trust.dir().join("secrets").join(format!("{}.key", secret.hex()))
 }
 
-fn load_key(trust: &Trust, secret: &Digest) -> Result<Option<SecretKey>> {
+/// The key of one revision, if it was sealed here.
+pub(super) fn load_key(trust: &Trust, secret: &Digest) -> Result<Option<SecretKey>> {
     let path = key_path(trust, secret);
     let bytes = match std::fs::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -145,7 +140,7 @@ fn set(s: &Session, args: &SecretSet, create: bool) -> Result<()> {
         let entry = publish::plain_entry(EntryKind::Secret, before.as_ref(), name, newest);
         match publish::publish(&s.client, &mut trust, &ring, &[entry], std::slice::from_ref(&sealed)) {
             Ok(accepted) => {
-                let minted = mint(s, &mut trust, &ring, std::slice::from_ref(name))?;
+                let minted = grants::mint(s, &mut trust, &ring, std::slice::from_ref(name))?;
                 let granted = minted.iter().map(|m| m.granted).sum();
                 if args.output.format.is_data() {
                     return output::data(
@@ -163,7 +158,7 @@ fn set(s: &Session, args: &SecretSet, create: bool) -> Result<()> {
                     "secret {name} revision {} sealed and published in snapshot {}",
                     secret.sequence, accepted.snapshot.version
                 ));
-                say(&minted);
+                grants::say(&minted);
                 return Ok(());
             }
             Err(e) if publish::is_conflict(&e) && attempt < publish::ATTEMPTS => {
@@ -206,189 +201,4 @@ fn seal(
     let key = SecretKey::new(random_seed()?);
     sealing::seal(&mut secret, &key, data).map_err(|r| refusal("sealing", &r))?;
     Ok((secret, key))
-}
-
-/// What came of granting one secret.
-#[derive(Debug, Serialize)]
-pub(super) struct Minted {
-    secret: String,
-    sequence: u64,
-    /// New grants.
-    granted: u64,
-    /// Selected devices that have one now.
-    selected: u64,
-    /// Devices whose record does not verify, so that nothing is sealed to them.
-    unsigned: Vec<DeviceId>,
-    /// Why nothing could be granted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
-
-fn say(minted: &[Minted]) {
-    for m in minted {
-        if let Some(reason) = &m.reason {
-            output::warn(&format!("secret {} revision {}: {reason}", m.secret, m.sequence));
-            continue;
-        }
-        output::line(&format!(
-            "secret {} revision {}: {} new grant(s), {} selected device(s)",
-            m.secret, m.sequence, m.granted, m.selected
-        ));
-        for device in &m.unsigned {
-            output::warn(&format!(
-                "{}: {device} has no record that verifies; {}",
-                Code::RecipientUnsigned,
-                Code::RecipientUnsigned.hint()
-            ));
-        }
-    }
-}
-
-fn grant(s: &Session, args: &SecretGrant) -> Result<()> {
-    let ring = Keyring::open(&s.home, &args.signing.keys)?;
-    let mut trust = trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?;
-    let is_live = |trust: &Trust, n: &Name| {
-        trust.entry_of(EntryKind::Secret, n).is_some_and(|e| e.liveness == Liveness::Live)
-    };
-    if let Some(name) = args.names.iter().find(|n| !is_live(&trust, n)) {
-        return Err(
-            CliError::usage(format!("no secret is called {name}")).hint("list them with `shoal get secrets`")
-        );
-    }
-    let minted = mint(s, &mut trust, &ring, &args.names)?;
-    if args.output.format.is_data() {
-        return output::data(args.output.format, &serde_json::json!({ "secrets": minted }));
-    }
-    say(&minted);
-    if minted.is_empty() {
-        output::note("no secret is published");
-    }
-    Ok(())
-}
-
-/// After a deployment was published or a device came: grants what is missing of these secrets, and says so only when
-/// something was.
-pub(super) fn grant_what_is_missing(
-    s: &Session,
-    trust: &mut Trust,
-    ring: &Keyring,
-    names: &[Name],
-    quiet: bool,
-) -> Result<()> {
-    if names.is_empty() {
-        return Ok(());
-    }
-    let minted = mint(s, trust, ring, names)?;
-    if !quiet {
-        let worth: Vec<Minted> = minted
-            .into_iter()
-            .filter(|m| m.granted > 0 || m.reason.is_some() || !m.unsigned.is_empty())
-            .collect();
-        say(&worth);
-    }
-    Ok(())
-}
-
-/// Grants these secrets (all when none is named) to every device that a deployment selects which refers to them, and that
-/// has no grant yet. Recipients come from records that verify here.
-pub(super) fn mint(s: &Session, trust: &mut Trust, ring: &Keyring, names: &[Name]) -> Result<Vec<Minted>> {
-    let entries: Vec<(Name, Revision)> = trust
-        .entries(EntryKind::Secret)
-        .filter(|e| e.liveness == Liveness::Live && (names.is_empty() || names.contains(&e.name)))
-        .map(|e| (e.name.clone(), e.newest))
-        .collect();
-    if entries.is_empty() {
-        return Ok(Vec::new());
-    }
-    let deployments = deployments(s, trust)?;
-    let list: api::RecordList = s.client.get("/v1/records", "the device records")?;
-    let (records, unsigned) = recipients(trust, list);
-    let mut all = Vec::new();
-    for (name, revision) in entries {
-        let secret = trust.listed::<Secret>(&s.client, &name, &revision.digest)?.into_document();
-        let asking: Vec<&Deployment> = deployments
-            .iter()
-            .filter(|d| secret.is_for(&d.name))
-            .filter(|d| d.template.documents().any(|(k, r)| k == EntryKind::Secret && r.name == name))
-            .collect();
-        let selected: Vec<&DeviceRecord> = records
-            .iter()
-            .filter(|r| asking.iter().any(|d| d.target.selects(&r.device, &r.labels)))
-            .collect();
-        let mut minted = Minted {
-            secret: name.to_string(),
-            sequence: revision.sequence,
-            granted: 0,
-            selected: selected.len() as u64,
-            unsigned: unsigned.clone(),
-            reason: None,
-        };
-        let path = format!("/v1/grants/{}", revision.digest);
-        let have: api::GrantList = s.client.get(&path, "who has a grant")?;
-        let missing: Vec<&DeviceRecord> =
-            selected.into_iter().filter(|r| !have.devices.contains(&r.device)).collect();
-        if missing.is_empty() {
-            all.push(minted);
-            continue;
-        }
-        match load_key(trust, &revision.digest)? {
-            Some(key) => minted.granted = send(s, trust, ring, (&name, &revision), &key, &missing)?,
-            None => {
-                minted.reason = Some(format!(
-                    "{} device(s) wait for a grant, and the key is not here: whoever sealed it can run `shoal secret grant {name}`, and whoever knows the values `shoal secret set {name}`",
-                    missing.len()
-                ));
-            }
-        }
-        all.push(minted);
-    }
-    Ok(all)
-}
-
-fn send(
-    s: &Session,
-    trust: &Trust,
-    ring: &Keyring,
-    (name, revision): (&Name, &Revision),
-    key: &SecretKey,
-    missing: &[&DeviceRecord],
-) -> Result<u64> {
-    let anchor = trust.anchor()?;
-    let mut granted = 0;
-    for batch in missing.chunks(BATCH) {
-        let mut grants = Vec::with_capacity(batch.len());
-        for record in batch {
-            let (fleet, device) = (&anchor.fleet, &record.device);
-            let sealed =
-                sealing::wrap(key, &record.sealing.0, (fleet, device), (name, revision), random_seed()?)
-                    .map_err(|r| refusal("the grant", &r))?;
-            let grant = Grant {
-                fleet: fleet.clone(),
-                epoch: anchor.root.document.epoch,
-                device: device.clone(),
-                name: name.clone(),
-                revision: *revision,
-                issued_at: now(),
-                sealed,
-            };
-            grants.push(ring.seal_grant(&anchor.root.document, &grant)?.into());
-        }
-        let accepted: api::GrantsAccepted =
-            s.client.post("/v1/grants", &api::PostGrants { grants }, "handing over the grants")?;
-        granted += accepted.devices;
-    }
-    Ok(granted)
-}
-
-/// All revisions of deployments that devices may be running now, verified.
-fn deployments(s: &Session, trust: &mut Trust) -> Result<Vec<Deployment>> {
-    let listed: Vec<(Name, Digest)> = trust
-        .entries(EntryKind::Deployment)
-        .filter(|e| e.liveness == Liveness::Live)
-        .flat_map(|e| std::iter::once(e.newest).chain(e.stable).map(|r| (e.name.clone(), r.digest)))
-        .collect();
-    let all = listed.into_iter().map(|(name, digest)| {
-        trust.deployment(&s.client, &name, &digest).map(shoal_protocol::Verified::into_document)
-    });
-    all.collect()
 }
