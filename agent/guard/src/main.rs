@@ -96,10 +96,15 @@ fn run() -> anyhow::Result<()> {
         "version" => say::out(concat!("shoal-guard ", env!("CARGO_PKG_VERSION"), "\n")),
         "supervise" => {
             say::name("supervise");
+            // Without root its children could then not set themselves up, and there are no walls to guard.
+            if rustix::process::geteuid().is_root() {
+                hide_memory()?;
+            }
             supervise::run(layout()?)?;
         }
         "admit" => {
             say::name("admit");
+            hide_memory()?;
             let agent = args.agent.context("admit is started by supervise only")?;
             admit::run(&Layout::new(args.root), admit::Settings { agent, engine: args.engine })?;
         }
@@ -129,6 +134,12 @@ fn run() -> anyhow::Result<()> {
         other => bail!("{other:?} is no verb of shoal-guard; see --help"),
     }
     Ok(())
+}
+
+/// Keys and opened secrets are in memory only: one that falls over leaves no core on a disk, and nobody else of its user
+/// reads them.
+fn hide_memory() -> anyhow::Result<()> {
+    shoal_confine::hide_memory().context("cannot keep the own memory from others")
 }
 
 /// Says on standard output why not, for supervise: a code, and words.

@@ -3,11 +3,13 @@
 
 mod common;
 
-use common::{Device, Fleet, accepted, as_agent, code, needs_root, wait_for};
+use common::{Device, Fleet, accepted, as_agent, code, name, needs_root, wait_for};
 use rustix::net::{AddressFamily, SendFlags, SocketType, send};
 use shoal_ipc::{AdmitClient, Connection, Digest as Id, HeldRole, RootAdmitClient, SuperviseClient};
-use shoal_protocol::v1::{Liveness, Resources};
+use shoal_protocol::ids::Digest;
+use shoal_protocol::v1::{Entry, EntryKind, Liveness, Resources, Revision};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 const T: Id = Id([9; 32]);
@@ -44,6 +46,21 @@ fn c5_a_taken_over_agent_gets_nothing_without_a_ticket() {
     });
     // And uid 0 is not the agent: nothing that admission takes from the agent comes from another uid.
     assert!(AdmitClient::connect(&device.layout).is_err());
+}
+
+/// It holds the keys that open secrets, and opened ones.
+#[test]
+fn c5_the_memory_of_admission_goes_into_no_core_and_to_no_debugger() {
+    if needs_root("c5_the_memory_of_admission_goes_into_no_core_and_to_no_debugger") {
+        return;
+    }
+    let device = Device::start();
+    device.admit();
+    let admit = format!("/proc/{}", device.status().admit_pid);
+    let status = std::fs::read_to_string(format!("{admit}/status")).unwrap();
+    assert!(!status.contains("Uid:\t0"), "it has a user of its own: {status}");
+    // Of a process that may be dumped this is its user's.
+    assert_eq!(std::fs::metadata(format!("{admit}/environ")).unwrap().uid(), 0);
 }
 
 #[test]
@@ -175,4 +192,53 @@ fn s17_a_snapshot_that_drops_a_live_name_takes_nothing_away() {
     assert!(s.have(ticket).is_ok());
     let held = admit.trust().unwrap();
     assert!(held.held[0].stageable);
+}
+
+/// The keys that listed and enrolled are replaced, which says nothing against what they did; then the power goes.
+#[test]
+fn s6_at_a_cold_start_a_device_is_what_it_was_although_who_listed_and_enrolled_it_left_the_root() {
+    if needs_root(
+        "s6_at_a_cold_start_a_device_is_what_it_was_although_who_listed_and_enrolled_it_left_the_root",
+    ) {
+        return;
+    }
+    let (mut device, fleet) = (Device::start(), Fleet::new(10));
+    fleet.enroll(&device);
+    let [goes_on, gone] = ["goes-on", "gone"].map(|n| fleet.pod(n, 1, b"module", Resources::default()));
+    let tickets = fleet.roll_out_all(&device, 1, &[&goes_on, &gone]);
+    let entry = |n: &str, ticket: Id, liveness| Entry {
+        kind: EntryKind::Deployment,
+        name: name(n),
+        liveness,
+        floor: 0,
+        newest: Revision { sequence: 1, digest: Digest(ticket.0) },
+        stable: None,
+        removal: None,
+    };
+    let entries =
+        vec![entry("goes-on", tickets[0], Liveness::Live), entry("gone", tickets[1], Liveness::Removed)];
+    accepted(&device.admit().submit(&fleet.removing(2, entries.clone())).unwrap());
+    accepted(&device.admit().submit(&fleet.rotated()).unwrap());
+    let standing = |device: &Device| {
+        let trust = device.admit().trust().unwrap();
+        let mut held: Vec<_> =
+            trust.held.into_iter().map(|h| (h.name, h.stageable, h.startable, h.reason)).collect();
+        held.sort();
+        (trust.root_version, trust.snapshot.map(|s| s.version), trust.device.is_some(), held)
+    };
+    let before = standing(&device);
+    let wanted = vec![
+        ("goes-on".to_owned(), true, true, String::new()),
+        ("gone".to_owned(), false, false, "removed".to_owned()),
+    ];
+    assert_eq!(before, (2, Some(2), true, wanted));
+    device.stop_all();
+    device.launch();
+    assert_eq!(standing(&device), before);
+    // What comes next is held to what was: by the new keys, and on top of it.
+    let submit = |bytes: &[u8]| code(&device.admit().submit(bytes).unwrap()).to_owned();
+    assert_eq!(submit(&fleet.listing(3, entries.clone())), "revoked_key");
+    assert_eq!(submit(&fleet.listing_after_rotation(1, entries.clone())), "rollback");
+    assert_eq!(submit(&fleet.listing_after_rotation(3, vec![])), "snapshot_rollback");
+    assert_eq!(submit(&fleet.listing_after_rotation(3, entries)), "accepted");
 }

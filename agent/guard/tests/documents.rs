@@ -8,7 +8,7 @@ use common::{
     Device, Fleet, SOON, accepted, as_agent, code, name, needs_runner, nothing_is_left, now,
     stage_and_compile,
 };
-use shoal_ipc::{Cause, Digest as Id, Enrolled, Event, EventStream, HeldRevision};
+use shoal_ipc::{Cause, Digest as Id, Enrolled, Event, EventStream, HeldRevision, Verdict};
 use shoal_protocol::envelope::seal_document;
 use shoal_protocol::ids::{Bytes, Digest};
 use shoal_protocol::sealing::{self, SecretKey};
@@ -363,11 +363,18 @@ fn s25_a_secret_waits_for_its_grant_and_is_then_in_the_container_and_nowhere_els
     let sealed = rig.seal(&secret);
     rig.publish(&[(EntryKind::Secret, "password", 1, &sealed)]);
     assert_eq!(rig.waits(ticket).1, "this device has no grant of secret password revision 1");
-    // A grant of another key opens nothing, whoever made it.
+    // A grant of another key opens nothing, whoever made it: it is not taken, before the right one and after it.
     let wrong = rig.grant(&secret, sealed.1, &SecretKey::new([9; 32]));
-    accepted(&rig.device.admit().submit(&wrong).unwrap());
-    assert_eq!(rig.waits(ticket).0, "secret_context");
-    accepted(&rig.device.admit().submit(&rig.grant(&secret, sealed.1, &key)).unwrap());
+    let submit = |rig: &Rig, grant: &[u8]| rig.device.admit().submit(grant).unwrap();
+    assert_eq!(code(&submit(&rig, &wrong)), "secret_context");
+    assert_eq!(rig.waits(ticket).0, "waiting_secret");
+    let right = rig.grant(&secret, sealed.1, &key);
+    let verdict = submit(&rig, &right);
+    assert!(matches!(verdict, Verdict::Accepted { known: false, .. }), "{verdict:?}");
+    for another in [&wrong, &right] {
+        let verdict = submit(&rig, another);
+        assert!(matches!(verdict, Verdict::Accepted { known: true, .. }), "{verdict:?}");
+    }
     // What the guest prints is its own affair, so its log is put aside before anything is searched.
     let printed = rig.run(ticket, 1);
     assert_eq!(printed, ["TOKEN=a-very-secret-value", HUSH]);

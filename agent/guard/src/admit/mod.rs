@@ -5,6 +5,7 @@
 mod decide;
 mod documents;
 mod facts;
+mod load;
 mod model;
 mod stock;
 mod store;

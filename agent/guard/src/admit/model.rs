@@ -90,61 +90,13 @@ impl Model {
         let fact_counter = store.number("fact_counter")?;
         let (held, documents) = (Held::new(), Documents::default());
         let mut model = Self { store, trust, keys, held, documents, fact_counter };
-        for kind in [
-            Kind::Root,
-            Kind::Token,
-            Kind::Device,
-            Kind::Snapshot,
-            Kind::Deployment,
-            Kind::Config,
-            Kind::Secret,
-            Kind::Grant,
-        ] {
-            for document in model.store.documents(kind.as_str())? {
-                model.load(kind, &document)?;
-            }
-        }
+        model.load_all()?;
         model.trust.order_counter = model.store.number("order_counter")?;
         model.review()?;
         Ok(model)
     }
 
-    fn load(&mut self, kind: Kind, document: &Document) -> Result<(), StoreError> {
-        let first = kind == Kind::Root && self.trust.anchor.is_none();
-        let expect = if first { Expect::FirstRoot } else { Expect::Stored(kind) };
-        let what = || format!("{} {} {}", document.kind, document.name, document.sequence);
-        match verify(&document.envelope, &self.trust, now(), expect) {
-            Ok(verdict) => {
-                self.trust.advance(&verdict);
-                if let Verdict::Deployment(v) = &verdict {
-                    self.hold(v.document(), v.identity())?;
-                }
-            }
-            // Kept as bytes: its sequence still counts, and a later root may let it count again.
-            Err(e) if kind == Kind::Deployment => {
-                say::line(format!("{} does not verify any more: {e}", what()));
-                self.hold_refused(&document.envelope)?;
-            }
-            Err(e) => say::line(format!("{} does not verify any more: {e}", what())),
-        }
-        Ok(())
-    }
-
-    /// A stored deployment that does not verify now: known by its own bytes, open for nothing.
-    fn hold_refused(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let Ok(envelope) = Envelope::parse(bytes) else { return Ok(()) };
-        let limits = shoal_protocol::codec::Limits::of_size(Kind::Deployment.size_cap());
-        let Ok(d) = shoal_protocol::codec::decode::<v1::Deployment>(envelope.payload(), limits) else {
-            return Ok(());
-        };
-        let history = self.trust.deployments.entry(d.name.clone()).or_default();
-        let accepted = verify::Accepted::new(&d, envelope.identity());
-        history.epoch = history.epoch.max(d.epoch);
-        history.revisions.insert(d.sequence, accepted);
-        self.hold(&d, envelope.identity())
-    }
-
-    fn hold(&mut self, d: &v1::Deployment, digest: Digest) -> Result<(), StoreError> {
+    pub(super) fn hold(&mut self, d: &v1::Deployment, digest: Digest) -> Result<(), StoreError> {
         let Marks { good, activated, returned } = self.store.marks(&digest.0)?;
         let deployment = Arc::new(d.clone());
         let revision = Revision {
@@ -219,7 +171,10 @@ impl Model {
             Verdict::Token(_) | Verdict::Report(_) | Verdict::Fact(_) => (String::new(), 0),
         };
         let (kind, digest) = (verdict.kind(), verdict.identity());
-        let known = verdict.standing() == Found::Held;
+        let known = match verdict {
+            Verdict::Grant(v) if verdict.standing() == Found::New => self.has_grant_as_good(v.document())?,
+            _ => verdict.standing() == Found::Held,
+        };
         let accepted = Accepted { kind, name: name.clone(), sequence, digest, known };
         if known {
             return Ok(accepted);

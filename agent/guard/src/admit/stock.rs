@@ -6,6 +6,8 @@ use super::model::{Model, now, open_for};
 use super::store::StoreError;
 use super::ticket;
 use shoal_protocol::ids::{Digest, Name};
+use shoal_protocol::refusal::{Code, Refusal};
+use shoal_protocol::sealing;
 use shoal_protocol::v1::{self, EntryKind, Kind};
 use shoal_protocol::verify::{Expect, Verdict, verify};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +40,28 @@ impl Model {
         }
         self.documents = all;
         Ok(())
+    }
+
+    /// Whether the secret opens here already, so that another grant is of no use; a first one must open it (S25): what opens
+    /// nothing takes no room, and not the place of one that does.
+    pub(super) fn has_grant_as_good(&self, grant: &v1::Grant) -> Result<bool, Refusal> {
+        let (name, revision) = (&grant.name, &grant.revision);
+        let Some(documents::Held::Secret(secret)) = self.documents.held.get(&revision.digest) else {
+            let what =
+                format!("grant of {name}: sequence {} of that secret is not held here", revision.sequence);
+            return Err(Refusal::new(Code::WrongTarget, what));
+        };
+        let opens = |grant: &v1::Grant| {
+            let private = self.keys.as_ref().map_or([0; 32], |k| *k.private);
+            let key = sealing::unwrap(grant, &private)?;
+            let fits = key.commitment() == secret.commitment;
+            let what = || format!("grant of {name}: it holds another key than the secret commits to");
+            fits.then_some(()).ok_or_else(|| Refusal::new(Code::SecretContext, what()))
+        };
+        if self.documents.grants.get(&revision.digest).is_some_and(|held| opens(held).is_ok()) {
+            return Ok(true);
+        }
+        opens(grant).map(|()| false)
     }
 
     pub(super) fn references(&self, d: &v1::Deployment) -> References {

@@ -297,27 +297,43 @@ fn role(base: u8, called: RoleName, n: u8) -> Role {
     }
 }
 
+/// A first root, with these keys for snapshots and enrolment.
+fn root(base: u8, snapshot: u8, enrollment: u8) -> Root {
+    Root {
+        version: 1,
+        epoch: 1,
+        issued_at: Timestamp(now().0 - 100),
+        not_after: now().plus(1_000_000),
+        roles: vec![
+            role(base, RoleName::Root, 1),
+            role(base, RoleName::Snapshot, snapshot),
+            role(base, RoleName::Deployment, 3),
+            role(base, RoleName::Enrollment, enrollment),
+        ],
+        controller: Controller { online: key(base, 5).public(), ca: vec![], api: vec![], mqtt: vec![] },
+        fleet: None,
+        revoked: vec![],
+        ext: BTreeMap::new(),
+    }
+}
+
 impl Fleet {
     /// Fleets with different bases have different keys.
     pub fn new(base: u8) -> Self {
-        let root = Root {
-            version: 1,
-            epoch: 1,
-            issued_at: Timestamp(now().0 - 100),
-            not_after: now().plus(1_000_000),
-            roles: vec![
-                role(base, RoleName::Root, 1),
-                role(base, RoleName::Snapshot, 2),
-                role(base, RoleName::Deployment, 3),
-                role(base, RoleName::Enrollment, 4),
-            ],
-            controller: Controller { online: key(base, 5).public(), ca: vec![], api: vec![], mqtt: vec![] },
-            fleet: None,
-            revoked: vec![],
-            ext: BTreeMap::new(),
-        };
+        let root = root(base, 2, 4);
         let (envelope, digest) = seal_document(&root, &[&key(base, 1)]).unwrap();
         Self { id: FleetId::of_root(&digest), root: envelope, base, identity: key(base, 7) }
+    }
+
+    /// Root 2, by which other keys sign snapshots and enrol.
+    pub fn rotated(&self) -> Vec<u8> {
+        let root = Root { version: 2, fleet: Some(self.id.clone()), ..root(self.base, 8, 9) };
+        seal_document(&root, &[&key(self.base, 1)]).unwrap().0
+    }
+
+    /// A snapshot under root 2.
+    pub fn listing_after_rotation(&self, version: u64, entries: Vec<Entry>) -> Vec<u8> {
+        seal_document(&self.unsigned(version, entries), &[&key(self.base, 8)]).unwrap().0
     }
 
     pub fn token(&self) -> Vec<u8> {
