@@ -17,8 +17,16 @@ pub(crate) fn mqtt(host: &str, port: u16) -> Option<Proxy> {
     mqtt_by(&Matcher::from_env(), host, port)
 }
 
+/// One that is spoken to in clear, before TLS begins through it. Another kind would be told a name and password in clear
+/// that it expects behind TLS.
 fn found(matcher: &Matcher, host: &str, port: u16) -> Option<Intercept> {
-    matcher.intercept(&format!("https://{host}:{port}").parse().ok()?)
+    let found = matcher.intercept(&format!("https://{host}:{port}").parse().ok()?)?;
+    let scheme = found.uri().scheme_str().unwrap_or("http");
+    if scheme != "http" {
+        tracing::warn!(scheme, "the environment names a proxy of this kind; only http:// is spoken");
+        return None;
+    }
+    Some(found)
 }
 
 fn place_of(found: &Intercept) -> Option<(String, u16)> {
@@ -51,6 +59,14 @@ mod tests {
         assert_eq!((proxy.addr.as_str(), proxy.port), ("proxy.site", 3128));
         let ProxyAuth::Basic { username, password } = proxy.auth else { panic!("no credential") };
         assert_eq!((username.as_str(), password.as_str()), ("me", "s@cret"));
+    }
+
+    #[test]
+    fn b7_a_proxy_of_another_kind_is_told_no_password_in_clear() {
+        for kind in ["https", "socks5", "socks5h"] {
+            let matcher = Matcher::builder().https(format!("{kind}://me:secret@proxy.site:3128")).build();
+            assert!(mqtt_by(&matcher, "hub.example", 8443).is_none(), "{kind}");
+        }
     }
 
     #[test]
