@@ -147,7 +147,7 @@ async fn b1_another_broker_that_does_not_deny_is_not_used() {
             if old.is_empty() { new.clone() } else { text.replace(&old, &new) }
         });
         mosquitto.start_again();
-        let (code, said) = Shoald::fails(&mut shoald.command());
+        let (code, said) = shoald.refuses();
         assert_eq!(code, Some(5), "{old:?} → {new:?}: {said}");
         assert!(said.contains("proof_failed"), "{said}");
         shoald.mosquitto.as_ref().unwrap().change(file, |_| good);

@@ -261,6 +261,24 @@ impl Shoald {
         (out.status.code(), String::from_utf8(out.stderr).unwrap())
     }
 
+    /// Starts it and waits for its end, which comes soon or is none: exit code and log.
+    pub(crate) fn refuses(&mut self) -> (Option<i32>, String) {
+        let log = self.dir.path().join("refused");
+        let child = self.command().stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap()).spawn();
+        let (mut child, begin) = (child.unwrap(), Instant::now());
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return (status.code(), std::fs::read_to_string(&log).unwrap());
+            }
+            if begin.elapsed() > PATIENCE * 2 {
+                let _ = child.kill();
+                let _ = child.wait();
+                return (None, std::fs::read_to_string(&log).unwrap());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// An operator's client.
     pub(crate) fn operator(&self) -> Http {
         Http { client: self.client(None), base: self.base(), token: Some(self.token()) }
