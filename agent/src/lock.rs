@@ -62,6 +62,11 @@ mod tests {
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         assert_eq!(crate::failure::kind(&error), Kind::Unavailable);
         drop(lock);
-        take(dir.path()).unwrap();
+        // A child that another test is about to start has a copy of the lock until it becomes its program.
+        let free = (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            take(dir.path()).is_ok()
+        });
+        assert!(free, "who is gone holds nothing");
     }
 }

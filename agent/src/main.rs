@@ -18,6 +18,7 @@ mod points;
 mod privilege;
 mod proxy;
 mod renewal;
+mod sideload;
 mod store;
 mod system;
 mod tls;
@@ -55,6 +56,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
             enroll::run(file, &layout, options)
         }
         Command::Run => daemon::run(&layout),
+        Command::Sideload { path, output } => sideload::run(path, &layout, output.json()),
         Command::Status { output } => local::status(&layout, output.json()),
         Command::Cri(verb) => local::cri(&layout, verb),
         Command::Doctor { output } => local::doctor(&layout, output.json()),

@@ -93,9 +93,18 @@ pub fn export_archive(
     if let Some(name) = name {
         descriptor.annotations.insert(REF_NAME.to_owned(), name.to_owned());
     }
-    let mut blobs: Vec<(Digest, u64)> = blobs_of(&parsed)?.iter().map(|b| (b.digest, b.size)).collect();
-    blobs.push((*manifest, bytes.len() as u64));
-    blobs.sort_unstable();
+    let mut blobs: BTreeMap<Digest, u64> = blobs_of(&parsed)?.iter().map(|b| (b.digest, b.size)).collect();
+    blobs.insert(*manifest, bytes.len() as u64);
+    write_layout(vec![descriptor], &blobs, &|digest| Ok(Box::new(store.open_blob(digest)?)), out)
+}
+
+/// Writes a layout as a tar: the same bytes for the same contents.
+pub(crate) fn write_layout(
+    manifests: Vec<Descriptor>,
+    blobs: &BTreeMap<Digest, u64>,
+    open: Open<'_>,
+    out: &mut dyn Write,
+) -> Result<()> {
     let mut archive = tar::Builder::new(out);
     let mut add = |path: &str, size: u64, contents: &mut dyn Read| {
         let mut header = tar::Header::new_ustar();
@@ -108,16 +117,15 @@ pub fn export_archive(
     };
     let marker = br#"{"imageLayoutVersion":"1.0.0"}"#;
     add("oci-layout", marker.len() as u64, &mut &marker[..])?;
-    let index = to_json(&new_index(vec![descriptor]))?;
+    let index = to_json(&new_index(manifests))?;
     add("index.json", index.len() as u64, &mut &index[..])?;
     for (digest, size) in blobs {
-        let mut blob = store.open_blob(&digest)?.take(size);
-        add(&format!("blobs/sha256/{}", digest.hex()), size, &mut blob)?;
+        add(&blob_name(digest)[1..], *size, &mut open(digest)?.take(*size))?;
     }
     archive.finish().context(|| "cannot write the archive's end".to_owned())
 }
 
-type Open<'a> = &'a dyn Fn(&Digest) -> Result<Box<dyn Read>>;
+pub(crate) type Open<'a> = &'a dyn Fn(&Digest) -> Result<Box<dyn Read>>;
 
 fn from_layout(store: &Store, source: &Source) -> Result<Vec<ImportedImage>> {
     let index = index_of(&source.document("/index.json")?)?;
@@ -156,7 +164,7 @@ fn is_index(d: &Descriptor) -> bool {
 }
 
 /// Takes a manifest and all it names, each checked against its digest.
-fn take_manifest(
+pub(crate) fn take_manifest(
     store: &Store,
     d: &Descriptor,
     name: Option<String>,
@@ -181,7 +189,7 @@ fn take_manifest(
     Ok(ImportedImage { reference: name, manifest: Descriptor::new(&d.media_type, d.digest, d.size), size })
 }
 
-fn exactly(d: &Descriptor, open: Open<'_>) -> Result<Vec<u8>> {
+pub(crate) fn exactly(d: &Descriptor, open: Open<'_>) -> Result<Vec<u8>> {
     if d.size > limits::DOCUMENT {
         return Err(Error::refused(Code::TooLarge, format!("a manifest of {} bytes", d.size)));
     }
@@ -197,7 +205,7 @@ fn exactly(d: &Descriptor, open: Open<'_>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn blob_name(digest: &Digest) -> String {
+pub(crate) fn blob_name(digest: &Digest) -> String {
     format!("/blobs/sha256/{}", digest.hex())
 }
 
@@ -266,7 +274,7 @@ fn keep_manifest(
 }
 
 /// A manifest in the store as a descriptor, with the media type that it names itself.
-fn described(store: &Store, manifest: &Digest) -> Result<Descriptor> {
+pub(crate) fn described(store: &Store, manifest: &Digest) -> Result<Descriptor> {
     let bytes = store.read(manifest, limits::DOCUMENT)?;
     let kind = match Document::parse(&bytes, None)? {
         Document::Manifest(m) => m.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned()),
@@ -296,6 +304,6 @@ fn bare_module(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
+pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(io::Error::other).context(|| "cannot write JSON".to_owned())
 }

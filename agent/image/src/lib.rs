@@ -8,6 +8,8 @@
 #[cfg(feature = "images")]
 mod archive;
 #[cfg(feature = "images")]
+pub mod bundle;
+#[cfg(feature = "images")]
 mod compression;
 #[cfg(feature = "images")]
 mod config;

@@ -209,18 +209,30 @@ impl ImageService {
     }
 
     pub(crate) fn make_room(&self, bytes: u64, keep: &BTreeSet<Digest>) -> Result<()> {
+        if self.room_for(bytes).is_ok() {
+            return Ok(());
+        }
+        let won = self.collect(keep)?;
+        tracing::warn!(won, needed = bytes, "space was low: images that nothing needs are gone");
+        self.room_for(bytes)
+    }
+
+    /// Whether so many bytes can be written, and what has to stay free stays free.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] when not.
+    pub fn room_for(&self, bytes: u64) -> Result<()> {
         let space = self.image_fs_info()?;
         let needed = bytes.saturating_add(RESERVE.min(space.total_bytes / RESERVE_PART));
         if space.free_bytes >= needed {
             return Ok(());
         }
-        let won = self.collect(keep)?;
-        let free = self.image_fs_info()?.free_bytes;
-        tracing::warn!(won, free, needed, "space was low: images that nothing needs are gone");
-        if free >= needed {
-            return Ok(());
-        }
-        Err(Error::NoSpace { path: space.fs_id.display().to_string(), needed, free })
+        Err(Error::NoSpace { path: space.fs_id.display().to_string(), needed, free: space.free_bytes })
+    }
+
+    /// Where the blobs are.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Hands supervise what it misses of an image that was pulled: manifest → layers → files by digest. `hit` is called after

@@ -120,6 +120,21 @@ shoal-agent enroll --key-command 'tpm2_sign -Q -c 0x81010001 -g sha256 -f plain 
         after_help = "Examples:\n  shoal-agent run\n  SHOAL_LOG=debug shoal-agent run --root /tmp/dev1 --log-format json"
     )]
     Run,
+    /// Take a bundle from a stick instead of the network: signed documents and the images that they run.
+    ///
+    /// Everything is verified as what comes from a controller is. The running agent then acts on it as always; this command
+    /// can be run again at any time, and a bundle that was taken before changes nothing.
+    #[command(
+        after_help = "Examples:\n  shoal-agent sideload /media/usb/app.shoal\n  shoal-agent sideload /media/usb/bundle/ --output json   # an unpacked one"
+    )]
+    Sideload {
+        /// The bundle of `shoal bundle create`: a file or a folder.
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
     /// Show this device: membership, trust, deployments and what each waits for.
     #[command(after_help = "Examples:\n  shoal-agent status\n  shoal-agent status --output json")]
     Status {
@@ -147,7 +162,10 @@ impl Command {
     /// Whether errors are to be printed as JSON.
     pub(crate) fn json(&self) -> bool {
         match self {
-            Self::Enroll { output, .. } | Self::Status { output } | Self::Doctor { output } => output.json(),
+            Self::Enroll { output, .. }
+            | Self::Sideload { output, .. }
+            | Self::Status { output }
+            | Self::Doctor { output } => output.json(),
             Self::Cri(verb) => verb.json(),
             Self::Run => false,
             #[cfg(feature = "failpoints")]

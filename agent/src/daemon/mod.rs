@@ -25,7 +25,7 @@ use crate::store::Store;
 use crate::{enroll, entropy, lock, privilege, tls};
 use anyhow::{Context, Result};
 use execute::Fetched;
-use opening::{first_look, not_enrolled, when_writable};
+use opening::{Held, not_enrolled};
 use renew::Renewal;
 use report::Uplink;
 use shoal_agent_core::plan::plan;
@@ -67,8 +67,19 @@ enum Wake {
     Time,
     /// Everything is looked at again.
     Resync,
+    /// The controller let this device in; or there is nothing left to ask with.
+    Joined(Result<bool>),
     /// Somebody asked the process to end.
     Stop(&'static str),
+}
+
+/// Why the loop ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// There is a certificate now: it begins anew, with a connection.
+    Joined,
+    /// Somebody asked for it.
+    Stopped,
 }
 
 /// What was told last, to see what changed.
@@ -125,44 +136,51 @@ pub(crate) fn run(layout: &Layout) -> Result<()> {
         .thread_keep_alive(Duration::from_secs(2))
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(layout))
+    runtime.block_on(live(layout))
 }
 
-async fn serve(layout: &Layout) -> Result<()> {
-    let files = Files::new(layout);
-    let Some(key) = files.load_key()? else { return Err(not_enrolled(layout)) };
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+/// Serves without a certificate until there is one, then with it.
+async fn live(layout: &Layout) -> Result<()> {
+    let Some(key) = Files::new(layout).load_key()? else { return Err(not_enrolled(layout)) };
     // From here on it only waits: for an operator's word, a guard, a disk. What it waits for is in its log and in `doctor`.
     let manager = Notify::from_env();
     manager.ready();
     tokio::spawn(stay_alive(manager));
-    let mut certificates = files.load_certificates()?;
-    if certificates.is_empty() {
-        certificates = tokio::select! {
-            all = enroll::go_on(layout, &key) => all?.ok_or_else(|| not_enrolled(layout))?,
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-        };
-    }
+    while serve(layout, &key).await? == Ended::Joined {}
+    Ok(())
+}
+
+async fn serve(layout: &Layout, key: &IdentityKey) -> Result<Ended> {
+    let files = Files::new(layout);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let guard = Guard::new(layout.clone());
     let (tell_guard, mut hear_guard) = mpsc::channel(64);
     tokio::spawn(sources::watch(Half::Admit, layout.clone(), tell_guard.clone()));
     tokio::spawn(sources::watch(Half::Supervise, layout.clone(), tell_guard));
-    let opened = async {
-        let store = when_writable(|| Store::open(&layout.agent_db())).await?;
-        let images = when_writable(|| Ok(ImageService::open(guard.clone())?)).await?;
-        anyhow::Ok((store, images, first_look(&guard).await?))
-    };
     let (store, images, held) = tokio::select! {
-        opened = opened => opened?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        opened = opening::open(layout, &guard) => opened?,
+        _ = terminate.recv() => return Ok(Ended::Stopped),
+        _ = interrupt.recv() => return Ok(Ended::Stopped),
     };
-    let Some((fleet, floor, root)) = held else { return Err(not_enrolled(layout)) };
+    let Some(Held { fleet, floor, root, is_member }) = held else { return Err(not_enrolled(layout)) };
+    let mut certificates = files.load_certificates()?;
+    if certificates.is_empty() && !is_member {
+        certificates = tokio::select! {
+            all = enroll::go_on(layout, key) => all?.ok_or_else(|| not_enrolled(layout))?,
+            _ = terminate.recv() => return Ok(Ended::Stopped),
+            _ = interrupt.recv() => return Ok(Ended::Stopped),
+        };
+    }
+    // A member without a certificate lives by what is brought to it, and goes on asking for one.
+    let is_joined = !certificates.is_empty();
+    let joining =
+        async { if is_joined { std::future::pending().await } else { enroll::go_on(layout, key).await } };
+    tokio::pin!(joining);
     let device = key.device();
     let own = certificates.first().map_or_else(Vec::new, |c| c.to_vec());
-    let tls = Arc::new(tls::client(&root.controller.ca, floor, Some((&key, certificates)))?);
+    let identity = is_joined.then_some((key, certificates));
+    let tls = Arc::new(tls::client(&root.controller.ca, floor, identity)?);
     let config = LinkConfig {
         fleet: fleet.clone(),
         device: device.clone(),
@@ -172,7 +190,9 @@ async fn serve(layout: &Layout) -> Result<()> {
     };
     let (link, link_config) = watch::channel(config);
     let (tell_link, mut hear_link) = mpsc::channel(64);
-    tokio::spawn(link::run(link_config, tell_link));
+    if is_joined {
+        tokio::spawn(link::run(link_config, tell_link));
+    }
     let (fetched, mut hear_fetched) = mpsc::channel(16);
     let (answers, mut hear_renewal) = mpsc::channel(1);
     let facts_told = store.facts_in_outbox()?;
@@ -202,7 +222,7 @@ async fn serve(layout: &Layout) -> Result<()> {
         fetches: Arc::new(Semaphore::new(FETCHES)),
         fleet,
         device,
-        key,
+        key: key.clone(),
         guard,
         store,
         facts_told,
@@ -220,6 +240,7 @@ async fn serve(layout: &Layout) -> Result<()> {
             Some(e) = hear_link.recv() => Wake::Link(e),
             Some(e) = hear_fetched.recv() => Wake::Fetched(e),
             Some(e) = renew::answered(&mut hear_renewal) => e,
+            all = &mut joining => Wake::Joined(all.map(|c| c.is_some())),
             () = tokio::time::sleep_until(at.into()) => if at >= resync { Wake::Resync } else { Wake::Time },
             _ = terminate.recv() => Wake::Stop("SIGTERM"),
             _ = interrupt.recv() => Wake::Stop("SIGINT"),
@@ -229,7 +250,11 @@ async fn serve(layout: &Layout) -> Result<()> {
             Wake::Stop(signal) => {
                 tracing::info!(signal, "stopping; containers go on running");
                 daemon.persist();
-                return Ok(());
+                return Ok(Ended::Stopped);
+            }
+            Wake::Joined(joined) => {
+                daemon.persist();
+                return if joined? { Ok(Ended::Joined) } else { Err(not_enrolled(layout)) };
             }
             Wake::Resync => {
                 resync = Instant::now() + spread(RESYNC);

@@ -24,6 +24,8 @@ pub(super) struct Renewal {
     /// What was proven of the time when the daemon began; admission knows more later.
     floor: Timestamp,
     trouble: Option<Trouble>,
+    /// There is none yet, and so nothing to renew.
+    is_absent: bool,
     /// The last failure was that nobody could be asked.
     unreachable: bool,
     /// The broker called the certificate expired.
@@ -46,6 +48,7 @@ impl Renewal {
         answers: mpsc::Sender<Answer>,
     ) -> Self {
         let life = match renewal::read(certificate) {
+            _ if certificate.is_empty() => Life { not_before: floor, not_after: Timestamp(u64::MAX) },
             Ok(c) => c.life,
             Err(error) => {
                 tracing::error!(error = %format!("{error:#}"), "the device's certificate cannot be read");
@@ -60,6 +63,7 @@ impl Renewal {
             foreign,
             floor,
             trouble,
+            is_absent: certificate.is_empty(),
             unreachable: false,
             refused: false,
             asking: false,
@@ -123,6 +127,9 @@ impl Daemon {
 
     /// Asks for another certificate when it is time, and notes when to look again otherwise.
     pub(super) fn tend_certificate(&mut self) {
+        if self.renewal.is_absent {
+            return;
+        }
         let now = self.proven_now();
         let floor = Timestamp(self.world.trust.time_floor).max(self.renewal.floor);
         let r = &mut self.renewal;

@@ -1,6 +1,7 @@
 //! The command line: every command, flag and example. Parsing validates; doing comes later.
 
 mod apply;
+mod bundle;
 mod devices;
 mod run;
 mod secret;
@@ -8,6 +9,7 @@ mod setup;
 mod trust;
 
 pub(crate) use apply::{Apply, Diff, Source};
+pub(crate) use bundle::{BundleCommand, BundleCreate, BundleInspect};
 pub(crate) use devices::{Approve, Decommission, Deny, Provision};
 pub(crate) use run::{Keeper, Run};
 pub(crate) use secret::{Secret, SecretGrant, SecretSet};
@@ -75,6 +77,9 @@ pub(crate) enum Command {
     /// Import, list, inspect and pin images.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Carry deployments to devices without a network, in one file.
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Sign deployments and configs and publish them.
     Apply(Apply),
     /// Show what a file would change, without signing anything.

@@ -24,6 +24,7 @@ mod proxy;
 mod renewal;
 mod restarts;
 mod run;
+mod sideload;
 mod unconfined;
 mod upgrade;
 mod volumes;

@@ -2,6 +2,7 @@
 
 mod apply;
 mod audit;
+mod bundle;
 mod config;
 mod decommission;
 mod delete;
@@ -83,6 +84,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Login(a) => login::run(&home, &a),
         Command::Keys(a) => keys::run(&home, &a),
         Command::Trust(a) => trust::run(&home, cli.context.as_deref(), &a),
+        Command::Bundle(a) => bundle::run(&home, cli.context.as_deref(), &a),
         Command::Image(a) => image::run(&home, cli.context.as_deref(), &a),
         Command::Apply(a) => apply::run(&home, cli.context.as_deref(), &a),
         Command::Diff(a) => apply::diff(&home, cli.context.as_deref(), &a),
