@@ -56,8 +56,11 @@ mod tests {
         }
     }
 
-    /// Whether `fn name(` stands there with a test's attribute right above.
+    /// Whether `fn name(` stands there with a test's attribute right above, or in a table of what one test tries by name.
     fn is_a_test(code: &str, name: &str) -> bool {
+        if code.contains(&format!("(\"{name}\", {name})")) {
+            return true;
+        }
         code.match_indices(&format!("fn {name}(")).any(|(at, _)| {
             let line = code[..at].rfind('\n').unwrap_or(0);
             let mut above = code[..line].lines().rev().take_while(|l| l.trim_start().starts_with("#["));
@@ -87,5 +90,6 @@ mod tests {
         let code = "#[test]\nfn one_two_three() {}\nfn four_five_six() {}\n#[tokio::test]\nasync fn seven_eight_nine() {}";
         assert!(is_a_test(code, "one_two_three") && !is_a_test(code, "four_five_six"));
         assert!(!is_a_test(code, "not_there_at_all"));
+        assert!(is_a_test("[(\"nine_ten_eleven\", nine_ten_eleven)]", "nine_ten_eleven"));
     }
 }
