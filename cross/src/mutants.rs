@@ -31,6 +31,7 @@ const AREAS: [Area; 2] = [
         files: &["protocol/src/verify/*.rs", "protocol/src/envelope.rs"],
         tests: &[
             "--test=attacks",
+            "--test=documents",
             "--test=limits",
             "--test=limits_documents",
             "--test=network",

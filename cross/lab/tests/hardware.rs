@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// A TPM 2.0 in software, with a P-256 signing key at a persistent handle, as a factory would put it there.
 struct Tpm {
-    service: Service,
+    service: Helper,
     /// How the tools reach it.
     reached: (String, String),
 }
@@ -38,7 +38,10 @@ impl Tpm {
             Ok(TcpStream::connect(("127.0.0.1", control)).is_ok().then_some(()))
         })
         .unwrap();
-        Self { service, reached: ("TPM2TOOLS_TCTI".to_owned(), format!("swtpm:host=127.0.0.1,port={port}")) }
+        Self {
+            service: Helper(service),
+            reached: ("TPM2TOOLS_TCTI".to_owned(), format!("swtpm:host=127.0.0.1,port={port}")),
+        }
     }
 
     /// Without the kernel's resource manager, what a command loads stays, and the next ones find no room.
@@ -53,7 +56,7 @@ impl Tpm {
         let (name, value) = &self.reached;
         Finished::of(command.args(words).env(name, value).current_dir(dir))
             .and_then(Finished::ok)
-            .unwrap_or_else(|e| panic!("{e:#}\n{}", self.service.output()));
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", self.service.0.output()));
     }
 }
 
@@ -87,7 +90,7 @@ fn a_device_whose_key_is_in_a_tpm_joins_runs_and_renews() {
             device.enroll_args = words.map(str::to_owned).to_vec();
             Ok(())
         })
-        .unwrap_or_else(|e| panic!("{e:#}\n{}", tpm.service.output()));
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", tpm.service.0.output()));
     fleet.import_wat("sleeps:1", SLEEPS);
     fleet.apply(&manifest("app", "sleeps:1", "Always", ""));
     let before = fleet.wait_running("app", 1).remove(0);
@@ -109,7 +112,7 @@ fn a_device_whose_key_is_in_a_tpm_joins_runs_and_renews() {
     assert_eq!(after["containers"][0]["started_at"], before["containers"][0]["started_at"]);
 
     // Without the TPM the device cannot speak as itself; what runs goes on.
-    tpm.service.kill();
+    tpm.service.0.kill();
     fleet.lab.controller.kill();
     fleet.lab.controller.start_again().unwrap();
     shoal_lab::wait_until("the device to miss its key", LONG, || {

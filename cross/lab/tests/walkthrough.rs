@@ -25,7 +25,7 @@ fn workspace() -> PathBuf {
 }
 
 /// A registry that stands in for Docker Hub; the device knows it as a mirror.
-fn registry(dir: &Path) -> (Service, String) {
+fn registry(dir: &Path) -> (Helper, String) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let host = format!("127.0.0.1:{port}");
     let config = dir.join("registry.yml");
@@ -38,7 +38,7 @@ fn registry(dir: &Path) -> (Service, String) {
         .env("REGISTRY_HTTP_ADDR", &host);
     let service = Service::spawn(&mut command, &dir.join("registry.log")).unwrap();
     wait_until("the registry to listen", LONG, || Ok(TcpStream::connect(&host).ok().map(drop))).unwrap();
-    (service, host)
+    (Helper(service), host)
 }
 
 /// `FROM scratch`, `ADD`, `CMD`, with buildah in docker's place; pushed to `host`.

@@ -1,7 +1,7 @@
 //! What every end-to-end test needs: a fleet in a temporary folder, small guests, manifests, and waiting.
 
 use serde_json::Value;
-use shoal_lab::{Binaries, Finished, Lab, wait_until};
+use shoal_lab::{Binaries, Finished, Lab, Service, wait_until};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,15 @@ pub(crate) struct Fleet {
 }
 
 static FLEETS: AtomicU32 = AtomicU32::new(0);
+
+/// A process beside a fleet, that ends with the test however the test ends.
+pub(crate) struct Helper(pub(crate) Service);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
 
 /// A temporary folder that every user can enter.
 pub(crate) fn open_dir() -> TempDir {
