@@ -7,7 +7,7 @@ use crate::failure::{Explained, Kind};
 use crate::{output, privilege};
 use anyhow::{Context, Result};
 use serde_json::json;
-use shoal_image::bundle::{Bundle, rank};
+use shoal_image::bundle::Bundle;
 use shoal_ipc::{AdmitClient, Layout, TrustSummary, Verdict};
 use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::Envelope;
@@ -59,6 +59,18 @@ fn concerns(document: &Carried<'_>, held: &TrustSummary) -> bool {
     let own = held.device.as_ref().map(|d| d.device.as_str());
     document.device.as_ref().is_none_or(|d| own == Some(d.as_str()))
         && document.version.is_none_or(|v| v > held.root_version)
+}
+
+/// Where a document of a kind is given to admission among others: what verifies and lists goes before what is verified
+/// and listed, and what refers to something goes before that.
+fn rank(kind: wire::Kind) -> u8 {
+    match kind {
+        wire::Kind::Root => 0,
+        wire::Kind::Device => 1,
+        wire::Kind::Snapshot => 2,
+        wire::Kind::Deployment => 3,
+        _ => 4,
+    }
 }
 
 /// What became of a document.

@@ -14,7 +14,6 @@ use crate::limits;
 use crate::manifest::{Descriptor, Document, Manifest, OCI_MANIFEST};
 use crate::store::Store;
 use shoal_protocol::ids::Digest;
-use shoal_protocol::latest::Kind;
 use shoal_protocol::refusal::Code;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -180,18 +179,6 @@ impl Bundle {
         let image = plain(Document::parse(&bytes, Some(&found.media_type))?, manifest)?;
         let blobs = blobs_of(&image)?;
         Ok(blobs.iter().filter(|b| store.size(&b.digest) != Some(b.size)).map(|b| b.size).sum())
-    }
-}
-
-/// Where a document of a kind is given to admission among others: what verifies and lists goes before what is verified
-/// and listed, and what refers to something goes before that.
-pub fn rank(kind: Kind) -> u8 {
-    match kind {
-        Kind::Root => 0,
-        Kind::Device => 1,
-        Kind::Snapshot => 2,
-        Kind::Deployment => 3,
-        _ => 4,
     }
 }
 
