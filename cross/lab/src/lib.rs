@@ -229,7 +229,8 @@ impl Lab {
         }
         self.controller.stop();
         first_error?;
-        let left = cgroups::named(&self.tag);
+        // With its dash: the groups of lab `…x14` are not those of lab `…x1`, which ends while the other still runs.
+        let left = cgroups::named(&format!("{}-", self.tag));
         if !left.is_empty() {
             bail!("cgroups left behind: {left:?}");
         }
