@@ -65,6 +65,11 @@ impl Supervise {
                 let s = self.policy.compile.seconds;
                 Err(refuse("time_limit", format!("compiling took more than {s} s")))
             }
+            // The linker, which is part of the process, gave up: on a full disk it reads back less than was written.
+            _ if end.status.is_ok() && !end.oom => {
+                let (_, why) = why_without_answer(end.status, false, "");
+                Err(refuse("compile_failed", format!("compiling failed (is the disk full?): {why}")))
+            }
             _ => {
                 let (code, why) = why_without_answer(end.status, end.oom, &self.policy.compile.memory);
                 Err(refuse(code, format!("compiling failed: {why}")))

@@ -126,8 +126,9 @@ impl Supervise {
         }
     }
 
-    /// A process that died of the corpus is as bad as a wrong result; one that was killed for time or memory, or
-    /// had no room for its code, says nothing.
+    /// A process that died of the corpus is as bad as a wrong result; one that was killed for time or memory, or had no room
+    /// for its code, says nothing. The engine's linker, which is part of the process, ends it with an exit code when the disk
+    /// gives back less than it wrote.
     pub(super) fn proof_ended(&mut self, end: &End) {
         let record = end.area.as_ref().and_then(|a| ProofRecord::from_area(&read_area(a)));
         let record = match record {
@@ -139,6 +140,11 @@ impl Supervise {
             _ if end.expired || end.oom || end.status == Err(NO_ROOM) => {
                 let (code, why) = why_without_answer(end.status, end.oom, &self.policy.compile.memory);
                 return self.proof_not_started(&refuse(code, format!("the engine's proof: {why}")));
+            }
+            _ if end.status.is_ok() => {
+                let (_, why) = why_without_answer(end.status, false, "");
+                let why = format!("the engine's proof could not be made (is the disk full?): {why}");
+                return self.proof_not_started(&refuse("storage_unavailable", why));
             }
             _ => {
                 let (_, why) = why_without_answer(end.status, false, "");
