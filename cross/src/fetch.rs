@@ -101,7 +101,7 @@ fn lock(dir: &Path) -> Result<File> {
 }
 
 /// All packages of a pin file as checked files in the cache.
-fn packages(pins: &Pins) -> Result<Vec<PathBuf>> {
+pub(crate) fn packages(pins: &Pins) -> Result<Vec<PathBuf>> {
     let cache = paths::cache()?;
     let dir = cache.join("debs");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;

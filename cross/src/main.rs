@@ -7,6 +7,7 @@ mod assemble;
 mod bench;
 mod conformance;
 mod demo;
+mod device;
 mod engine;
 mod fetch;
 mod fuzz;
@@ -38,6 +39,7 @@ enum Task {
     Engine(engine::Args),
     Build(assemble::Args),
     Demo(demo::Args),
+    Device(device::Args),
     Test(test::Args),
     Bench(bench::Args),
     Conformance(conformance::Args),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Task::Engine(args) => engine::main(&args).map(success),
         Task::Build(args) => assemble::main(&args).map(success),
         Task::Demo(args) => demo::main(&args),
+        Task::Device(args) => device::main(&args).map(success),
         Task::Test(args) => test::main(&args).map(success),
         Task::Bench(args) => bench::main(&args).map(success),
         Task::Conformance(args) => conformance::main(&args).map(success),

@@ -88,6 +88,27 @@ pub(crate) fn build_static(
     Ok(binary)
 }
 
+/// Builds a package's program with further words for the linker.
+pub(crate) fn build_linked(package: &str, arch: Arch, profile: Profile, link: &[String]) -> Result<PathBuf> {
+    output::step("build", &format!("{package} for {} ({})", arch.triple(), profile.name()));
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::workspace()).args(["rustc", "--package", package, "--bin", package]);
+    command.args(["--profile", profile.name()]);
+    // For this machine without naming it, as other builds of it are: cargo keeps those apart.
+    let mut dir = paths::target()?;
+    if let Some(tools) = Toolchain::ensure(arch)? {
+        toolchain::ensure_std(arch)?;
+        command.args(["--target", arch.triple()]).envs(tools.env());
+        dir.push(arch.triple());
+    }
+    process::run(command.arg("--").args(link)).with_context(|| format!("build {package}"))?;
+    let path = dir.join(profile.folder()).join(package);
+    if !path.is_file() {
+        bail!("cargo reported success but {} is not there", path.display());
+    }
+    Ok(path)
+}
+
 /// Builds these integration tests of a package, and its programs, as static programs: each test's name and binary.
 pub(crate) fn build_static_tests(
     package: &str,

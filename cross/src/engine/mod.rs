@@ -15,7 +15,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-pub(crate) use build::{Profile, build_runner, build_static, build_static_tests};
+pub(crate) use build::{Profile, build_linked, build_runner, build_static, build_static_tests};
 pub(crate) use command::{Args, main};
 pub(crate) use shim::dynamic;
 pub(crate) use source::pins;

@@ -68,10 +68,11 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     }
     let epoch = epoch()?;
     let target = paths::target()?;
-    let site = Site { engine: &engine, target: target.join("package"), epoch, anew: false };
+    let site = Site { engine: &engine, target: target.join("package"), epoch, anew: false, light: false };
     let (files, report) = build(&site, &packages)?;
     if args.check {
-        let again = Site { engine: &engine, target: target.join("package-again"), epoch, anew: true };
+        let again =
+            Site { engine: &engine, target: target.join("package-again"), epoch, anew: true, light: false };
         compare(&files, &build(&again, &packages)?.0)?;
         output::step("check", "a second build gave the same bytes");
     }
@@ -95,6 +96,20 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     output::result(&report);
     sizes::keep_budgets(&files)?;
     args.trials.iter().try_for_each(|root| trial::run(&out, root))
+}
+
+/// A device's packages in `out`, unsigned, for virtual devices. Light ones hold the programs as tests build them and are not
+/// compressed: made in little time, for nobody else.
+pub(crate) fn for_device(arch: Arch, out: &Path, light: bool) -> Result<()> {
+    let engine = engine::ensure(arch)?;
+    if engine.source != Source::Debian {
+        bail!("packages are made from the pinned engine only; unset WASMEDGE_DIR, or see the warning above");
+    }
+    let target = paths::target()?.join("package");
+    let site = Site { engine: &engine, target, epoch: epoch()?, anew: false, light };
+    let (files, _) = build(&site, &[Package::Agent, Package::Compiler])?;
+    layout::create(out)?;
+    files.iter().try_for_each(|(name, bytes)| archive::write(&out.join(name), bytes))
 }
 
 /// The commit's time: `SOURCE_DATE_EPOCH`, or git's.
@@ -157,13 +172,19 @@ fn assemble(
     let glibc = programs::newest_glibc(&binaries)?;
     let facts = control::Facts { arch, version, glibc: &glibc, size };
     let control = control_tar(package, &tree, &facts, site.epoch)?;
+    let name = package.name();
+    if site.light {
+        let members: [(&str, &[u8]); 3] =
+            [("debian-binary", b"2.0\n"), ("control.tar", &control), ("data.tar", &data)];
+        files.insert(format!("{name}_{version}_{}.deb", arch.debian()), archive::ar(site.epoch, &members)?);
+        return Ok(String::new());
+    }
     let is_x86 = arch == Arch::X86_64;
     let (control, packed) = (archive::xz(&control, false)?, archive::xz(&data, is_x86)?);
     let members: [(&str, &[u8]); 3] =
         [("debian-binary", b"2.0\n"), ("control.tar.xz", &control), ("data.tar.xz", &packed)];
     let deb = archive::ar(site.epoch, &members)?;
     let report = sizes::shares(package, &bytes, deb.len() as u64, parts.count())?;
-    let name = package.name();
     files.insert(format!("{name}_{version}_{}.deb", arch.debian()), deb);
     files.insert(format!("{name}-{version}-{}.tar.gz", arch.name()), archive::gzip(&data, 9)?);
     files.insert(format!("{name}-{version}-{}.cdx.json", arch.name()), bill.into_bytes());

@@ -10,7 +10,7 @@ use super::plan::{Program, engine_place};
 use crate::arch::Arch;
 use crate::engine::{self, Engine, Folder, Profile};
 use crate::toolchain::{self, Toolchain};
-use crate::{output, paths, process};
+use crate::{layout, output, paths, process};
 
 /// The newest glibc whose symbols controller and command line may ask for: Ubuntu 22.04's.
 const GLIBC: (u32, u32) = (2, 35);
@@ -26,11 +26,16 @@ pub(super) struct Site<'a> {
     pub(super) epoch: u64,
     /// From the compiler itself, not from a shared cache.
     pub(super) anew: bool,
+    /// As tests build them.
+    pub(super) light: bool,
 }
 
 impl Site<'_> {
     /// Builds a program and gives its place.
     pub(super) fn build(&self, program: Program) -> Result<PathBuf> {
+        if self.light {
+            return self.build_light(program);
+        }
         let arch = self.engine.arch;
         let profile = profile(program);
         output::step("build", &format!("{} for {} ({})", program.name(), arch.triple(), profile.name()));
@@ -59,6 +64,26 @@ impl Site<'_> {
         process::run(&mut command).with_context(|| format!("build {}", program.name()))?;
         let binary = self.target.join(arch.triple()).join(profile.folder()).join(program.name());
         check(program, arch, &binary)?;
+        Ok(binary)
+    }
+
+    /// In the folders of the tests' builds, so that what was built for those is not built again.
+    fn build_light(&self, program: Program) -> Result<PathBuf> {
+        let arch = self.engine.arch;
+        let built = match program {
+            Program::Guard => engine::build_static(program.name(), arch, Profile::Dev, &[])?,
+            Program::Runner => engine::build_runner(self.engine, Profile::Dev)?,
+            Program::Agent | Program::Controller | Program::Cli => {
+                engine::build_linked(program.name(), arch, Profile::Dev, &link_args(program, arch))?
+            }
+        };
+        check(program, arch, &built)?;
+        let dir = self.target.join("light").join(arch.triple());
+        layout::create(&dir)?;
+        let binary = dir.join(program.name());
+        let strip = Toolchain::ensure(arch)?.map_or_else(|| "strip".into(), |tools| tools.program("strip"));
+        process::run(Command::new(strip).arg("-o").arg(&binary).arg(&built))
+            .context("is binutils installed?")?;
         Ok(binary)
     }
 

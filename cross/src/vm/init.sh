@@ -28,7 +28,7 @@ mke2fs -F /dev/vda > /dev/null
 mkdir /disk
 mount -t ext4 /dev/vda /disk
 mkdir -m 1777 /disk/tmp
-exec > /dev/ttyS0
+exec > "/dev/$RESULTS"
 echo "@up $(uname -r): $(cat /sys/fs/cgroup/cgroup.controllers)"
 export SHOAL_LIBEXEC=/shoal TMPDIR=/disk/tmp
 while read -r name seconds; do

@@ -1,8 +1,8 @@
 //! `cargo xtask vm`: a virtual device under QEMU, without KVM, whose only tree of control groups is v2, and guard's own
 //! integration tests inside it. The host is left as it is: no network, no disk of its own, no root.
 
-mod cpio;
-mod machine;
+pub(crate) mod cpio;
+pub(crate) mod machine;
 mod watch;
 
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::arch::Arch;
 use crate::engine::{self, Engine, Folder, Profile};
 use crate::{output, paths};
-use machine::Machine;
+use machine::{Machine, option};
 use watch::{Said, Tally};
 
 /// Guard's tests that say most about control groups and confinement.
@@ -62,7 +62,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let (disk, log) = (dir.join("disk.raw"), dir.join("console.log"));
     let empty = File::create(&disk).and_then(|file| file.set_len(DISK));
     empty.with_context(|| format!("create {}", disk.display()))?;
-    let tally = Guest::boot(machine.command(&initramfs, &disk, &log))?.follow();
+    let tally = Guest::boot(command(&machine, &initramfs, &disk, &log))?.follow();
     let tally = tally.with_context(|| format!("the device's console is in {}", log.display()))?;
     for name in &tally.skipped {
         output::warn(&format!("skipped: {name}"));
@@ -78,6 +78,16 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         bail!("{} tests failed on the virtual device", tally.failed);
     }
     Ok(())
+}
+
+/// QEMU whose first serial port is the command's own output; the second one, where the kernel speaks, goes into `log`.
+fn command(machine: &Machine, initramfs: &Path, disk: &Path, log: &Path) -> Command {
+    let kernel = format!("console={} RESULTS={}", machine.serial(1), machine.serial(0));
+    let mut command = machine.command(initramfs, &kernel);
+    command.args(["-m", "3072", "-serial", "stdio", "-serial", &format!("file:{}", option(log))]);
+    // Each run begins with an empty one: nothing on it has to outlive this QEMU.
+    command.args(["-drive", &format!("file={},format=raw,if=virtio,cache=unsafe", option(disk))]);
+    command
 }
 
 fn check_names(tests: &[String], dir: &Path) -> Result<()> {

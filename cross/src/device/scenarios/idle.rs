@@ -1,0 +1,109 @@
+//! What a device costs that has nothing to do.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::device::site::Site;
+
+/// From one look to the next, seconds.
+const SPAN: u64 = 300;
+const DAY: u64 = 86_400;
+
+/// A line for each process of Shoal: id, PSS in kB, bytes written, times that it was woken, its words; then the disk's counters.
+const LOOK: &str = "for p in $(find /sys/fs/cgroup/shoal.slice -name cgroup.procs | xargs cat | sort -n); do \
+    echo \"process $p $(sed -n 's/^Pss: *\\([0-9]*\\) kB/\\1/p' /proc/$p/smaps_rollup) $(sed -n 's/^write_bytes: //p' /proc/$p/io) \
+    $(cat /proc/$p/task/*/status | awk '/^voluntary_ctxt/ {n += $2} END {print n}') $(tr '\\0' ' ' < /proc/$p/cmdline)\"; done; \
+    echo \"disk $(awk '{print $5, $7 * 512, $16}' /sys/block/vda/stat)\"; echo \"uptime $(cut -d. -f1 /proc/uptime)\"";
+
+#[derive(Debug, Default)]
+struct Look {
+    /// By id: words, PSS in kB, bytes written, wake-ups.
+    processes: BTreeMap<u64, (String, u64, u64, u64)>,
+    writes: u64,
+    bytes: u64,
+    flushes: u64,
+    uptime: u64,
+}
+
+pub(super) fn run(site: &mut Site) -> Result<()> {
+    site.shoal(&["delete", "deployment", "sensor", "--yes"])?;
+    site.wait_here("nothing to run", |s| Ok(s.pids()?.is_empty().then_some(())))?;
+    // As after any start: nothing that was needed for the way here.
+    site.off()?;
+    site.boot(crate::device::guest::Network::Up)?;
+    site.wait_online()?;
+    site.ok("sleep 90; sync")?;
+    let first = look(&site.ok(LOOK)?)?;
+    site.guest()?.run_for(&format!("sleep {SPAN}"), SPAN + 60)?.ok()?;
+    let last = look(&site.ok(LOOK)?)?;
+    let span = last.uptime - first.uptime;
+    let mut total = 0;
+    for (pid, (words, pss, bytes, woken)) in &last.processes {
+        let (_, _, bytes_before, woken_before) =
+            first.processes.get(pid).with_context(|| format!("{words} is new"))?;
+        total += pss;
+        site.note(format!(
+            "idle {words}: PSS {:.1} MiB, {} wake-ups and {} bytes written in {span} s",
+            mebi(*pss),
+            woken - woken_before,
+            bytes - bytes_before
+        ));
+    }
+    site.note(format!("idle, all processes of Shoal: PSS {:.1} MiB (budget 12)", mebi(total)));
+    let a_day = |n: u64| n * DAY / span.max(1);
+    let (bytes, flushes) = (last.bytes - first.bytes, last.flushes - first.flushes);
+    site.note(format!(
+        "the whole system's disk in {span} s: {} writes, {bytes} bytes, {flushes} flushes; a day at that: {} bytes, {} flushes (budget 1 MB, 24)",
+        last.writes - first.writes,
+        a_day(bytes),
+        a_day(flushes)
+    ));
+    ensure!(!last.processes.is_empty(), "no process of Shoal runs");
+    site.import_sensor()?;
+    site.apply("sensor", "sensor:1", "Always", "env: [{name: TURN, value: idle}]")?;
+    site.wait_here("the sensor to run again", |s| s.running("sensor")).map(drop)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for a table with one decimal")]
+fn mebi(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+fn look(text: &str) -> Result<Look> {
+    let mut look = Look::default();
+    let number = |word: Option<&str>| -> Result<u64> { word.unwrap_or("0").parse().context("read a number") };
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("process") => {
+                let pid = number(words.next())?;
+                let (pss, bytes, woken) =
+                    (number(words.next())?, number(words.next())?, number(words.next())?);
+                let names: Vec<&str> = words.filter_map(|w| w.rsplit('/').next()).take(4).collect();
+                look.processes.insert(pid, (names.join(" "), pss, bytes, woken));
+            }
+            Some("disk") => {
+                (look.writes, look.bytes, look.flushes) =
+                    (number(words.next())?, number(words.next())?, number(words.next())?);
+            }
+            Some("uptime") => look.uptime = number(words.next())?,
+            _ => {}
+        }
+    }
+    Ok(look)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_is_read() {
+        let text = "process 12 3400 4096 17 /usr/lib/shoal/shoal-agent run \ndisk 5 2048 3\nuptime 99\n";
+        let look = look(text).unwrap();
+        assert_eq!(look.processes[&12], ("shoal-agent run".to_owned(), 3400, 4096, 17));
+        assert_eq!((look.writes, look.bytes, look.flushes, look.uptime), (5, 2048, 3, 99));
+        assert!(super::look("process x\n").is_err());
+    }
+}

@@ -1,0 +1,29 @@
+//! What removing and purging the packages leaves.
+
+use anyhow::{Result, ensure};
+
+use crate::device::site::Site;
+
+const LEFT: &str =
+    "pgrep -f /usr/lib/shoal; ls -d /sys/fs/cgroup/shoal.slice/shoal-payload.service 2> /dev/null; true";
+
+pub(super) fn run(site: &mut Site) -> Result<()> {
+    let identity = site.status()?["device"].clone();
+    site.guest()?.run_for("dpkg -r shoal-compiler shoal-agent 2>&1", 200)?.ok()?;
+    let left = site.ok(LEFT)?;
+    ensure!(left.trim().is_empty(), "after the removal there is\n{left}");
+    site.ok("test -e /var/lib/shoal/admit/admit.db && ls /var/lib/shoal/agent/identity | grep -q device && test -e /etc/shoal/policy.toml")?;
+    site.install(&["agent", "compiler"])?;
+    site.ok("systemctl enable --now shoal-guard shoal-agent")?;
+    site.wait_here("the sensor to run again", |s| s.running("sensor"))?;
+    ensure!(site.status()?["device"] == identity, "the device has another identity after the removal");
+    site.wait_online()?;
+    site.guest()?.run_for("dpkg -P shoal-compiler shoal-agent 2>&1", 200)?.ok()?;
+    let left = site.ok(&format!(
+        "{LEFT}; ls -d /var/lib/shoal /var/log/shoal /etc/shoal /run/shoal /usr/lib/shoal 2> /dev/null; true"
+    ))?;
+    ensure!(left.trim().is_empty(), "after the purge there is\n{left}");
+    let failed = site.ok("systemctl --failed --no-legend")?;
+    ensure!(failed.trim().is_empty(), "units that failed:\n{failed}");
+    Ok(())
+}
