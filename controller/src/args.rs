@@ -71,7 +71,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "mqtts://HOST:PORT", env = "SHOALD_BROKER")]
     pub(crate) broker: Option<Place>,
     /// The broker process's own numeric user and group, when shoald runs as root.
-    #[arg(long, value_name = "UID", default_value_t = 62_883)]
+    #[arg(long, value_name = "UID", default_value_t = 72_000)]
     pub(crate) broker_uid: u32,
 }
 

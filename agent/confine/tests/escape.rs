@@ -19,7 +19,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 /// A uid that nobody has.
-const UID: u32 = 61_999;
+const UID: u32 = 78_999;
 
 /// How an attempt ended.
 #[derive(Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ Verbs:
   supervise   Start admit and log, and run what admission permits (the service's main process)
   stop-all    Stop all containers, remove their groups and mounts, and end the guard
   status      Say how the guard is
+  policy      Read the device's policy file, and say what it comes to
   admit, log, network, probe
               Started by supervise only
 
@@ -129,6 +130,7 @@ fn run() -> anyhow::Result<()> {
             let status = SuperviseClient::connect_root(&layout()?)?.status()?;
             say::out(&format!("{status:#?}\n"));
         }
+        "policy" => say::out(&supervise::policy_summary(&Layout::new(&args.root))?),
         #[cfg(feature = "failpoints")]
         "points" => say::out(&points::list()),
         other => bail!("{other:?} is no verb of shoal-guard; see --help"),

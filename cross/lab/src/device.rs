@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// First uid of the first device; each has this many.
-const UIDS: (usize, usize) = (61_000, 400);
+const UIDS: (usize, usize) = (76_000, 1_200);
 
 /// A device under one folder.
 #[derive(Debug)]

@@ -54,6 +54,7 @@ use graves::Grave;
 use jobs::{Job, Proof, Trouble, Wanted};
 use network::Networks;
 use peers::Peer;
+pub(crate) use policy::summary as policy_summary;
 use policy::{Policy, Uids};
 use runner::Runner;
 use services::Service;
@@ -179,11 +180,7 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
 
 impl Supervise {
     fn open(layout: Layout) -> anyhow::Result<Self> {
-        let text = match std::fs::read_to_string(layout.policy()) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            other => other.with_context(|| format!("cannot read {}", layout.policy().display()))?,
-        };
-        let policy = Policy::parse(&text).with_context(|| format!("in {}", layout.policy().display()))?;
+        let policy = Policy::load(&layout)?;
         let is_root = rustix::process::geteuid().is_root();
         let uids = is_root.then(|| policy.uids());
         dirs::set_up(&layout, uids.as_ref())?;

@@ -1,9 +1,14 @@
 //! The device's own policy: what its owner allows, whatever is signed.
 
 use super::devices::is_device_path;
+use anyhow::Context as _;
 use serde::Deserialize;
-use shoal_ipc::{Limits, Network, Ticket, VolumeSource};
+use shoal_ipc::{Layout, Limits, Network, Ticket, VolumeSource};
 use std::path::{Component, Path};
+
+/// The first uid of a device that its owner says nothing about. Debian gives 60000 to 64999 to packages, systemd 61184 to 65519 to
+/// its dynamic users, and users' own ranges begin at 100000: here is nobody.
+const UID_BASE: u32 = 70_000;
 
 /// `policy.toml`; every field may be left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -189,7 +194,35 @@ fn bytes(field: &'static str, text: &str) -> Result<u64, PolicyError> {
     digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).ok_or_else(err)
 }
 
+/// What the owner's policy comes to, in one line: for whoever changed it and wants to know before the guard's next start.
+pub(crate) fn summary(layout: &Layout) -> anyhow::Result<String> {
+    let policy = Policy::load(layout)?;
+    let uids = policy.uids();
+    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Ok(format!(
+        "users {} to {} and {} to {}, groups below {}, networks: {}, folders: {}, devices: {}\n",
+        uids.agent,
+        uids.probe,
+        uids.pods.first,
+        uids.pods.first.saturating_add(uids.pods.count.saturating_sub(1)),
+        policy.cgroup_parent(),
+        list(&policy.allow.network),
+        list(&policy.allow.host_paths),
+        list(&policy.allow.devices),
+    ))
+}
+
 impl Policy {
+    /// The device's own; without a file, the defaults.
+    pub(crate) fn load(layout: &Layout) -> anyhow::Result<Self> {
+        let path = layout.policy();
+        let text = match std::fs::read_to_string(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            other => other.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
     /// See the field.
     pub(crate) fn spares(&self) -> usize {
         self.spares.unwrap_or(SPARES)
@@ -272,7 +305,7 @@ impl Policy {
     }
 
     pub(crate) fn uids(&self) -> Uids {
-        let base = self.uid_base.unwrap_or(61_000);
+        let base = self.uid_base.unwrap_or(UID_BASE);
         let t = &self.uids;
         let or = |v: Option<u32>, add: u32| v.unwrap_or(base.saturating_add(add));
         Uids {
@@ -377,11 +410,12 @@ mod tests {
         let u = p.uids();
         assert_eq!(
             (u.agent, u.admit, u.log, u.compile, u.pods.first),
-            (61_000, 61_001, 61_002, 61_003, 61_100)
+            (70_000, 70_001, 70_002, 70_003, 70_100)
         );
+        assert!(u.pods.first + u.pods.count < 100_000, "users' own ranges begin there");
         assert_eq!(p.cgroup_parent(), "shoal");
         assert_eq!(p.compile_limits().unwrap().memory, Some(512 << 20));
-        assert_eq!(Policy::parse("uid_base = 70000").unwrap().uids().pods.first, 70_100);
+        assert_eq!(Policy::parse("uid_base = 80000").unwrap().uids().pods.first, 80_100);
     }
 
     #[test]
@@ -413,8 +447,8 @@ mod tests {
             "[zygote]\ncontainers = 0",
             "[cache]\nmax_size = \"lots\"",
             "cgroup_parent = \"../x\"",
-            "[uids]\nagent = 61100",
-            "[uids]\nadmit = 61000",
+            "[uids]\nagent = 70100",
+            "[uids]\nadmit = 70000",
             "[uids]\nagent = 0",
             "[allow]\nnetwork = [\"bridge\"]",
             "[network]\nplugins = [\"cni\"]",
@@ -425,6 +459,17 @@ mod tests {
         ] {
             assert!(Policy::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_policy_that_the_guard_would_not_start_with_is_told_by_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        assert!(summary(&layout).unwrap().starts_with("users 70000 to 70004 and 70100 to 71099, "));
+        std::fs::create_dir_all(layout.policy().parent().unwrap()).unwrap();
+        std::fs::write(layout.policy(), "uid_bse = 1").unwrap();
+        let error = format!("{:#}", summary(&layout).unwrap_err());
+        assert!(error.contains("policy.toml") && error.contains("uid_bse"), "{error}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The agent's uid on these devices; others follow it.
-pub const AGENT: u32 = 61_500;
+pub const AGENT: u32 = 77_500;
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 

@@ -40,7 +40,7 @@ impl Device {
         fs::write(
             layout.policy(),
             format!(
-                "uid_base = 61000\ncgroup_parent = \"{group}\"\nlocal_unsigned = true\n[limits]\nmemory = \"4Gi\"\n{more}"
+                "uid_base = 76000\ncgroup_parent = \"{group}\"\nlocal_unsigned = true\n[limits]\nmemory = \"4Gi\"\n{more}"
             ),
         )?;
         let mut command = Command::new(bins.join("shoal-guard"));
