@@ -36,7 +36,7 @@ impl Apt {
                 bail!("`{program}` is not installed: this host has no apt to get Debian's packages with");
             }
         }
-        let mirror = sources::mirror()?;
+        let mirror = sources::archive_of(&sources::mirror()?, suite);
         let dir = dir.join(format!("{suite}-{arch}"));
         for sub in ["lists/partial", "archives/partial", "parts"] {
             let path = dir.join(sub);

@@ -26,9 +26,22 @@ pub(crate) fn install(
     dest: &Path,
     lay_out: impl FnOnce(&Path, &Path) -> Result<()>,
 ) -> Result<()> {
-    let stamp = stamp_of(&[recipe, &pins.render()]);
+    install_all(std::slice::from_ref(pins), recipe, dest, lay_out)
+}
+
+/// The same from several pin files, into one folder.
+pub(crate) fn install_all(
+    pins: &[Pins],
+    recipe: &str,
+    dest: &Path,
+    lay_out: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<()> {
+    let texts: Vec<String> = pins.iter().map(Pins::render).collect();
+    let ingredients: Vec<&str> = std::iter::once(recipe).chain(texts.iter().map(String::as_str)).collect();
+    let stamp = stamp_of(&ingredients);
     replace(dest, &stamp, |new| {
-        let debs = packages(pins)?;
+        let debs: Vec<PathBuf> =
+            pins.iter().map(packages).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let unpacked = new.join(".unpacked");
         output::step("unpack", &format!("{} packages into {}", debs.len(), dest.display()));
         fs::create_dir_all(&unpacked).with_context(|| format!("create {}", unpacked.display()))?;

@@ -96,6 +96,17 @@ pub(crate) fn mirror() -> Result<String> {
     }
 }
 
+/// The archive that holds a suite: security updates are beside the main one.
+pub(crate) fn archive_of(mirror: &str, suite: &str) -> String {
+    match mirror.strip_suffix("/debian") {
+        Some(base) if suite.ends_with("-security") => format!("{base}/debian-security"),
+        _ if suite.ends_with("-security") => {
+            mirror.replacen("/archive/debian/", "/archive/debian-security/", 1)
+        }
+        _ => mirror.to_owned(),
+    }
+}
+
 fn read_host(apt: &Path) -> Vec<Source> {
     let mut sources =
         std::fs::read_to_string(apt.join("sources.list")).map_or_else(|_| Vec::new(), |t| parse_one_line(&t));
@@ -147,6 +158,16 @@ mod tests {
         let uris: Vec<&str> = sources.iter().map(|s| s.uri.as_str()).collect();
         assert_eq!(uris, ["http://a.example/debian/", "https://b.example/debian"]);
         assert_eq!(sources[1].suites, ["trixie"]);
+    }
+
+    #[test]
+    fn security_updates_are_beside_the_main_archive() {
+        let main = "http://m.example/debian";
+        assert_eq!(archive_of(main, "bookworm"), main);
+        assert_eq!(archive_of(main, "bookworm-security"), "http://m.example/debian-security");
+        let snapshot = "http://s.example/archive/debian/20260101T000000Z";
+        let security = "http://s.example/archive/debian-security/20260101T000000Z";
+        assert_eq!(archive_of(snapshot, "bookworm-security"), security);
     }
 
     #[test]

@@ -83,39 +83,77 @@ fn lay_out(unpacked: &Path, new: &Path, dir: &Path, host: Arch, arch: Arch) -> R
     let gcc = format!("{multiarch}-{GCC}' --sysroot='{home}' -B'{home}/usr/bin/{multiarch}-");
     let tools = ["ar", "nm", "objcopy", "objdump", "ranlib", "readelf", "strip"];
     let programs = tools.map(|tool| (tool, format!("{multiarch}-{tool}")));
-    layout::create(&new.join("bin"))?;
     for (name, real) in std::iter::once(("gcc", gcc)).chain(programs) {
         let text = format!("#!/bin/sh\nLD_LIBRARY_PATH='{libraries}' exec '{home}/usr/bin/{real}' \"$@\"\n");
-        let script = new.join("bin").join(format!("{multiarch}-{name}"));
-        fs::write(&script, text).with_context(|| format!("write {}", script.display()))?;
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
-            .with_context(|| format!("make {} a program", script.display()))?;
+        write_program(&new.join("bin").join(format!("{multiarch}-{name}")), &text)?;
     }
     Ok(())
 }
 
-/// Makes sure that Rust's own library is there for this target: installed, or added by rustup.
-pub(crate) fn ensure_std(arch: Arch) -> Result<()> {
+/// Makes sure that Rust's own library is there for this target: installed, added by rustup, or else with a Rust of Debian's in a
+/// private folder. Gives what cargo has to be told then.
+pub(crate) fn ensure_std(arch: Arch) -> Result<Vec<(String, OsString)>> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let sysroot = process::capture(Command::new(rustc).args(["--print", "sysroot"]))?;
     let lib = Path::new(sysroot.trim()).join("lib/rustlib").join(arch.triple()).join("lib");
     if lib.is_dir() {
-        return Ok(());
-    }
-    let by_hand = format!(
-        "install it with `rustup target add {}`, or set RUSTC to a Rust {} or newer that has it (Debian: rustc-web and \
-         libstd-rust-web-dev:{})",
-        arch.triple(),
-        env!("CARGO_PKG_RUST_VERSION"),
-        arch.debian()
-    );
-    if !process::is_installed("rustup") {
-        bail!("Rust's library for {} is not installed ({}): {by_hand}", arch.triple(), lib.display());
+        return Ok(Vec::new());
     }
     output::step("install", &format!("Rust's library for {}", arch.triple()));
-    process::capture(Command::new("rustup").args(["target", "add", arch.triple()]))
-        .with_context(|| format!("add Rust's library for {} (is the network up?); {by_hand}", arch.triple()))
-        .map(drop)
+    let by_rustup = if process::is_installed("rustup") {
+        process::capture(Command::new("rustup").args(["target", "add", arch.triple()])).map(drop)
+    } else {
+        Err(anyhow::anyhow!("there is no rustup"))
+    };
+    let Err(reason) = by_rustup else { return Ok(Vec::new()) };
+    output::warn(&format!("not by rustup ({reason:#}); a Rust of Debian's is used for {}", arch.triple()));
+    let rustc = debian_rust(arch).with_context(|| {
+        format!(
+            "get Rust's library for {} (by hand: `rustup target add {0}`, or RUSTC set to a Rust {} or newer that has it)",
+            arch.triple(),
+            env!("CARGO_PKG_RUST_VERSION")
+        )
+    })?;
+    Ok(vec![("RUSTC".to_owned(), rustc.into())])
+}
+
+/// Debian's Rust for web browsers, which follows the newest releases, with the libraries of this machine and of another.
+fn debian_rust(arch: Arch) -> Result<PathBuf> {
+    let host = Arch::host()?;
+    if (host, arch) != (Arch::X86_64, Arch::Aarch64) {
+        bail!("no Rust is pinned for {} on {}", arch.name(), host.name());
+    }
+    let pins = [
+        Pins::parse("pins/rust-amd64.toml", include_str!("../pins/rust-amd64.toml"))?,
+        Pins::parse("pins/rust-arm64.toml", include_str!("../pins/rust-arm64.toml"))?,
+        Pins::parse("pins/rust-libraries-amd64.toml", include_str!("../pins/rust-libraries-amd64.toml"))?,
+    ];
+    let dir = paths::target()?.join("tools").join(format!("rust-{}", arch.name()));
+    let recipe = format!("Rust layout 1 {}", dir.display());
+    fetch::install_all(&pins, &recipe, &dir, |unpacked, new| lay_out_rust(unpacked, new, &dir, host))?;
+    Ok(dir.join("bin/rustc"))
+}
+
+fn lay_out_rust(unpacked: &Path, new: &Path, dir: &Path, host: Arch) -> Result<()> {
+    layout::take(&unpacked.join("usr"), &new.join("usr"))?;
+    let older = unpacked.join("lib").join(host.multiarch());
+    if older.is_dir() {
+        layout::take(&older, &new.join("lib").join(host.multiarch()))?;
+    }
+    let home = dir.display();
+    let libraries = ["usr/lib", "lib"].map(|lib| format!("{home}/{lib}/{}", host.multiarch())).join(":");
+    let text = format!(
+        "#!/bin/sh\nLD_LIBRARY_PATH='{libraries}'${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\nexport LD_LIBRARY_PATH\n\
+         exec '{home}/usr/bin/rustc' --sysroot '{home}/usr' \"$@\"\n"
+    );
+    write_program(&new.join("bin/rustc"), &text)
+}
+
+fn write_program(path: &Path, text: &str) -> Result<()> {
+    layout::create(path.parent().context("a program without a folder")?)?;
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("make {} a program", path.display()))
 }
 
 /// What a program of this architecture is started with on this machine: nothing, or an emulator.

@@ -158,7 +158,7 @@ fn cargo_build(package: &str, arch: Arch, profile: Profile) -> Result<Command> {
     command.current_dir(paths::workspace()).args(["build", "--package", package]);
     command.args(["--target", arch.triple(), "--profile", profile.name()]);
     if let Some(tools) = Toolchain::ensure(arch)? {
-        toolchain::ensure_std(arch)?;
+        command.envs(toolchain::ensure_std(arch)?);
         command.envs(tools.env());
     }
     Ok(command)

@@ -48,7 +48,7 @@ impl Site<'_> {
             command.env("RUSTC_WRAPPER", "").env("CARGO_BUILD_RUSTC_WRAPPER", "");
         }
         if let Some(tools) = Toolchain::ensure(arch)? {
-            toolchain::ensure_std(arch)?;
+            command.envs(toolchain::ensure_std(arch)?);
             command.envs(tools.env());
         }
         if program == Program::Runner {
