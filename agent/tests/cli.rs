@@ -87,6 +87,40 @@ fn without_a_guard_every_command_says_that_it_is_not_there() {
     assert!(String::from_utf8_lossy(&o.stdout).contains("FAILED device"));
 }
 
+/// `FAILED`, `warn` or `ok` of each check that the installer made here.
+fn installers_words() -> Vec<(String, String)> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/install.sh");
+    let out = Command::new("sh").args([script, "--check-only"]).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    // Hints are indented.
+    let lines = text.lines().filter(|line| !line.starts_with(' '));
+    lines
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let state = words.next()?.to_lowercase();
+            Some((words.next()?.to_owned(), state))
+        })
+        .collect()
+}
+
+#[test]
+fn doctor_and_the_installer_say_the_same_of_this_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let o = agent(dir.path(), &["doctor", "--output", "json"]);
+    let all: serde_json::Value = serde_json::from_slice(&o.stdout).unwrap();
+    let own: Vec<(String, String)> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (c["id"].as_str().unwrap().to_owned(), c["state"].as_str().unwrap().to_owned()))
+        .collect();
+    let installers = installers_words();
+    assert_eq!(installers.len(), 12, "{installers:?}");
+    assert_eq!(own[..12], installers);
+    let failed = all.as_array().unwrap().iter().find(|c| c["state"] == "failed").unwrap();
+    assert!(failed["hint"].as_str().unwrap().contains("shoal-guard supervise"), "{failed}");
+}
+
 #[test]
 fn logs_of_what_never_ran_here_say_so() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,14 +166,14 @@ fn another_users_state_folder_is_usage_unless_uid_0() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("var/lib/shoal/agent");
     std::fs::create_dir_all(&state).unwrap();
-    if std::os::unix::fs::chown(&state, Some(61_000), Some(61_000)).is_err() {
+    if std::os::unix::fs::chown(&state, Some(76_000), Some(76_000)).is_err() {
         // Not uid 0: the folder of uid 0 is the other user's.
         fails(&agent(Path::new("/"), &["run"]), 4, &["there is no device"]);
         return;
     }
     // As uid 0 it drops to the folder's owner, who may then lack the way into the folder above.
-    std::os::unix::fs::chown(dir.path(), Some(61_000), Some(61_000)).unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(76_000), Some(76_000)).unwrap();
     fails(&agent(dir.path(), &["run"]), 4, &["not enrolled"]);
     let lock = std::fs::metadata(state.join("agent.lock")).unwrap();
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&lock), 61_000, "the lock was taken after the drop");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&lock), 76_000, "the lock was taken after the drop");
 }

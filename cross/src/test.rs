@@ -183,6 +183,7 @@ fn checks(engine: &engine::Engine) -> Vec<Check<'_>> {
                 process::run(clippy.envs(engine.build_env()))
             }),
         ),
+        ("shell scripts", Box::new(shell_scripts)),
         ("dependency rules: bans", Box::new(deny("bans"))),
         ("dependency rules: licenses", Box::new(deny("licenses"))),
         ("dependency rules: sources", Box::new(deny("sources"))),
@@ -200,6 +201,21 @@ fn checks(engine: &engine::Engine) -> Vec<Check<'_>> {
         ),
         ("guests rebuild to the same bytes", Box::new(guests::check)),
     ]
+}
+
+/// What users and their package managers run by a shell.
+fn shell_scripts() -> Result<()> {
+    let deploy = paths::workspace().join("deploy");
+    let scripts = deploy.join("package/scripts");
+    let mut all = vec![deploy.join("install.sh"), paths::workspace().join("cross/src/package/trial.sh")];
+    for entry in std::fs::read_dir(&scripts).with_context(|| format!("read {}", scripts.display()))? {
+        all.push(entry.with_context(|| format!("read {}", scripts.display()))?.path());
+    }
+    for script in &all {
+        process::capture(Command::new("sh").arg("-n").arg(script))?;
+    }
+    let mut check = Command::new(tools::Tool::ShellCheck.program()?);
+    process::run(check.args(["--shell", "sh"]).args(all))
 }
 
 fn stage(name: &str, began: Instant) {

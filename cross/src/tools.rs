@@ -48,6 +48,8 @@ pub(crate) enum Tool {
     Tinyproxy,
     /// An MQTT broker.
     Mosquitto,
+    /// Reads shell scripts for mistakes.
+    ShellCheck,
     /// Checks licences, bans and sources of dependencies.
     CargoDeny,
     /// Breaks code in small ways, to see which tests notice.
@@ -56,7 +58,7 @@ pub(crate) enum Tool {
 
 impl Tool {
     /// All that tests need.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::DockerRegistry,
         Self::Skopeo,
         Self::Buildah,
@@ -68,6 +70,7 @@ impl Tool {
         Self::CPlusPlus,
         Self::Tinyproxy,
         Self::Mosquitto,
+        Self::ShellCheck,
         Self::CargoDeny,
     ];
 
@@ -85,6 +88,7 @@ impl Tool {
             Self::CPlusPlus => "g++",
             Self::Tinyproxy => "tinyproxy",
             Self::Mosquitto => "mosquitto",
+            Self::ShellCheck => "shellcheck",
             Self::CargoDeny => "cargo-deny",
             Self::CargoMutants => "cargo-mutants",
         }
@@ -217,6 +221,7 @@ mod tests {
             Tool::CPlusPlus,
             Tool::Tinyproxy,
             Tool::Mosquitto,
+            Tool::ShellCheck,
         ];
         assert_eq!(missing, wanted);
         assert_eq!(Tool::SshAgent.package(), "openssh-client");

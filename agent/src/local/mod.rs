@@ -97,9 +97,9 @@ pub(crate) fn doctor(layout: &Layout, as_json: bool) -> Result<()> {
         output::json(&serde_json::to_value(&checks).context("cannot print")?);
     } else {
         for c in &checks {
-            output::line(&format!("{:<6} {:<12} {}", c.state.as_str(), c.what, c.found));
+            output::line(&format!("{:<6} {:<13} {}", c.state.as_str(), c.id, c.found));
             if let Some(hint) = &c.hint {
-                output::line(&format!("{:<19} {hint}", ""));
+                output::line(&format!("{:<20} {hint}", ""));
             }
         }
     }

@@ -5,6 +5,8 @@
 
 mod archive;
 mod control;
+#[cfg(test)]
+mod installer_tests;
 mod parts;
 mod plan;
 mod programs;
@@ -51,6 +53,9 @@ pub(crate) struct Args {
     trials: Vec<PathBuf>,
 }
 
+/// What looks at a machine and installs, beside the packages.
+const INSTALLER: &str = "install.sh";
+
 /// A finished package: file names and bytes.
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -69,13 +74,14 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let epoch = epoch()?;
     let target = paths::target()?;
     let site = Site { engine: &engine, target: target.join("package"), epoch, anew: false, light: false };
-    let (files, report) = build(&site, &packages)?;
+    let (mut files, report) = build(&site, &packages)?;
     if args.check {
         let again =
             Site { engine: &engine, target: target.join("package-again"), epoch, anew: true, light: false };
         compare(&files, &build(&again, &packages)?.0)?;
         output::step("check", "a second build gave the same bytes");
     }
+    files.insert(INSTALLER.to_owned(), read(&paths::workspace().join("deploy").join(INSTALLER))?);
     layout::create(&out)?;
     for (name, bytes) in &files {
         archive::write(&out.join(name), bytes)?;
@@ -90,6 +96,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
             sign::public(key, &public)?;
             sign::verify(&public, &sums, &signature)?;
             output::step("signed", &signature.display().to_string());
+            output::step("key", &sign::fingerprint(&public)?);
         }
         None => output::warn("not signed: no --sign-key and no SHOAL_RELEASE_KEY"),
     }

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
 
 use crate::process;
 
@@ -23,6 +24,17 @@ pub(super) fn public(key: &Path, to: &Path) -> Result<()> {
     let mut openssl = Command::new("openssl");
     openssl.args(["pkey", "-pubout", "-in"]).arg(key).arg("-out").arg(to);
     process::capture(&mut openssl).context("take the public half of the release key").map(drop)
+}
+
+/// What a public key is told by: SHA-256 of its DER form (`SubjectPublicKeyInfo`), as install.sh takes it.
+pub(super) fn fingerprint(public: &Path) -> Result<String> {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["pkey", "-pubin", "-outform", "DER", "-in"]).arg(public);
+    let out = process::output(&mut openssl)?;
+    if !out.status.success() {
+        bail!("read the key in {}: {}", public.display(), process::tail(&out.stderr, 5));
+    }
+    Ok(format!("sha256:{}", hex::encode(Sha256::digest(&out.stdout))))
 }
 
 /// Checks a signature, by the command that docs/install.md gives.

@@ -21,7 +21,8 @@ pivot_root . tmp/shoal-trial/old
 umount -l /tmp/shoal-trial/old
 exec sh /tmp/shoal-trial/trial.sh "$2""#;
 
-/// Installs the packages of a device from `dist` in `root`, runs a container from them, and removes them again.
+/// Installs the packages of a device from `dist` in `root` by install.sh, runs a container from them, and removes them again. With
+/// the others there too: a controller, an operator who logs in, and the demo.
 pub(super) fn run(dist: &Path, root: &Path) -> Result<()> {
     let root = fs::canonicalize(root).with_context(|| format!("find {}", root.display()))?;
     if !root.join("usr/bin/dpkg").is_file() {
@@ -39,18 +40,19 @@ pub(super) fn run(dist: &Path, root: &Path) -> Result<()> {
         let name = from.file_name().context("a file without a name")?;
         fs::copy(from, here.join(name)).with_context(|| format!("copy {}", from.display())).map(drop)
     };
-    let mut count = 0;
+    let mut found = Vec::new();
     for entry in fs::read_dir(dist).with_context(|| format!("read {}", dist.display()))?.flatten() {
-        let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_device = name.starts_with("shoal-agent_") || name.starts_with("shoal-compiler_");
-        if is_device && path.extension().is_some_and(|end| end == "deb") {
-            copy(&path)?;
-            count += 1;
+        let is_package = [".deb", ".tar.gz"].iter().any(|end| name.ends_with(end));
+        if is_package || name == "SHA256SUMS" || name == super::INSTALLER {
+            copy(&entry.path())?;
+            found.push(name);
         }
     }
-    if count != 2 {
-        bail!("{count} packages of a device in {}, expected shoal-agent and shoal-compiler", dist.display());
+    for wanted in ["shoal-agent_", "shoal-agent-", "shoal-compiler_", "shoal-compiler-"] {
+        if found.iter().filter(|name| name.starts_with(wanted)).count() != 1 {
+            bail!("not exactly one {wanted}* in {}", dist.display());
+        }
     }
     copy(&paths::workspace().join("deploy/apps/prebuilt/sensor.wasm"))?;
     fs::write(here.join("trial.sh"), include_str!("trial.sh")).context("write the trial's script")?;

@@ -1,7 +1,12 @@
 //! What `shoal-agent doctor` looks at, one check a line, each with what to do when it is not well.
+//!
+//! Ids and states are stable: docs/install.md has them all in one table.
+
+mod machine;
+mod services;
 
 use crate::identity::Files;
-use crate::{enroll, http, lock, privilege, system, tls};
+use crate::{enroll, http, lock, privilege, tls};
 use anyhow::{Context, Result};
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -13,9 +18,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const NET: Duration = Duration::from_secs(5);
-const LOW_DISK: u64 = 128 << 20;
-/// 2024-01-01: a clock before this has never been set.
-const NEVER_SET: u64 = 1_704_067_200;
+/// What is looked at beside the machine itself.
+#[cfg(test)]
+const IDS: [&str; 18] = [
+    "services",
+    "policy",
+    "guard",
+    "device",
+    "supervise",
+    "groups",
+    "engine",
+    "compiler",
+    "engine-proof",
+    "walls",
+    "admit",
+    "time",
+    "trust",
+    "agent",
+    "enrolment",
+    "identity",
+    "broker",
+    "api",
+];
 
 /// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,8 +67,8 @@ impl State {
 /// One check.
 #[derive(Debug, Serialize)]
 pub(crate) struct Check {
-    /// What was looked at.
-    pub what: &'static str,
+    /// What was looked at; stable.
+    pub id: &'static str,
     /// How it went.
     pub state: State,
     /// What was found.
@@ -54,17 +78,19 @@ pub(crate) struct Check {
     pub hint: Option<String>,
 }
 
-fn ok(what: &'static str, found: impl Into<String>) -> Check {
-    Check { what, state: State::Ok, found: found.into(), hint: None }
+fn ok(id: &'static str, found: impl Into<String>) -> Check {
+    Check { id, state: State::Ok, found: found.into(), hint: None }
 }
 
-fn bad(what: &'static str, state: State, found: impl Into<String>, hint: &str) -> Check {
-    Check { what, state, found: found.into(), hint: Some(hint.to_owned()) }
+fn bad(id: &'static str, state: State, found: impl Into<String>, hint: &str) -> Check {
+    Check { id, state, found: found.into(), hint: Some(hint.to_owned()) }
 }
 
 /// All checks. Later ones that need what an earlier one did not find are left out.
 pub(crate) fn examine(layout: &Layout) -> Vec<Check> {
-    let mut checks = vec![kernel()];
+    let mut checks = machine::examine(layout);
+    checks.extend(services::services(layout));
+    checks.push(services::policy(layout));
     if privilege::is_root() && layout.supervise_root_socket().exists() {
         checks.push(guard(layout));
     }
@@ -77,7 +103,6 @@ pub(crate) fn examine(layout: &Layout) -> Vec<Check> {
         ));
         return checks;
     }
-    checks.push(disk(layout));
     match SuperviseClient::connect(layout).and_then(|mut s| s.features()) {
         Ok(features) => checks.extend(supervise(&features)),
         Err(e) => {
@@ -93,7 +118,7 @@ pub(crate) fn examine(layout: &Layout) -> Vec<Check> {
             "admission is a child of supervise; see its log",
         )),
         Ok((trust, mut admit)) => {
-            checks.push(clock(&trust));
+            checks.push(time(&trust));
             checks.push(trust_state(&trust));
             checks.push(match lock::holder(&layout.agent_dir()) {
                 Some(pid) => ok("agent", format!("runs as process {pid}")),
@@ -111,23 +136,6 @@ pub(crate) fn examine(layout: &Layout) -> Vec<Check> {
         }
     }
     checks
-}
-
-fn kernel() -> Check {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy().into_owned();
-    let mut parts = release.split(['.', '-']).map_while(|p| p.parse::<u32>().ok());
-    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    if version >= (5, 13) {
-        ok("kernel", release)
-    } else {
-        bad(
-            "kernel",
-            State::Warn,
-            release,
-            "Landlock needs Linux 5.13; containers that require it will be refused",
-        )
-    }
 }
 
 fn guard(layout: &Layout) -> Check {
@@ -151,42 +159,32 @@ fn up(yes: bool) -> &'static str {
     if yes { "up" } else { "down" }
 }
 
-fn disk(layout: &Layout) -> Check {
-    let free = system::disk_free(&layout.agent_dir());
-    let found = format!("{} free in {}", crate::output::size(free), layout.agent_dir().display());
-    if free >= LOW_DISK {
-        ok("disk", found)
-    } else {
-        bad("disk", State::Warn, found, "images cannot be pulled when space is low; make room")
-    }
-}
-
 fn supervise(f: &FeatureSet) -> Vec<Check> {
     let mut out = Vec::new();
     out.push(match f.cgroup.as_str() {
         "none" => bad(
-            "cgroups",
+            "groups",
             State::Warn,
-            "none",
+            "the guard uses none",
             "containers with limits are refused; run the guard as uid 0 on a kernel with cgroups",
         ),
-        kind => ok("cgroups", kind),
+        kind => ok("groups", format!("the guard uses {kind}")),
     });
-    out.push(if f.engine.is_empty() {
-        bad("engine", State::Failed, "none", "install shoal-runner and its engine beside shoal-guard")
-    } else if f.compiler {
-        ok("engine", format!("WasmEdge {} for {}, with its compiler", f.engine, f.arch))
+    if f.engine.is_empty() {
+        let hint = "install shoal-runner and its engine beside shoal-guard";
+        out.push(bad("engine", State::Failed, "none", hint));
     } else {
-        bad(
-            "engine",
-            State::Warn,
-            format!("WasmEdge {} without its compiler", f.engine),
-            "new modules cannot be compiled here: put the engine's folder `compile` beside its folder `run`",
-        )
-    });
+        out.push(ok("engine", format!("WasmEdge {} for {}", f.engine, f.arch)));
+        out.push(if f.compiler {
+            ok("compiler", "modules are compiled here")
+        } else {
+            let hint = "new modules cannot be compiled here: install the package shoal-compiler";
+            bad("compiler", State::Warn, "none", hint)
+        });
+    }
     if f.engine_mismatch {
         out.push(bad(
-            "engine proof",
+            "engine-proof",
             State::Failed,
             "compiled and interpreted results differ on this CPU",
             "nothing compiled runs: report the engine and CPU, and deploy with `engine: interpreter` meanwhile",
@@ -208,19 +206,15 @@ fn supervise(f: &FeatureSet) -> Vec<Check> {
     out
 }
 
-fn clock(trust: &TrustSummary) -> Check {
+/// The clock beside what signed documents prove.
+fn time(trust: &TrustSummary) -> Check {
     let here = tls::clock().0;
-    let found = crate::output::time(here);
-    if here < NEVER_SET || here < trust.time_floor {
-        let floor = crate::output::time(trust.time_floor);
-        return bad(
-            "clock",
-            State::Warn,
-            format!("{found}, signed documents prove {floor}"),
-            "set the clock; until then the later time counts",
-        );
+    let floor = crate::output::time(trust.time_floor);
+    if here < trust.time_floor {
+        let found = format!("{}, signed documents prove {floor}", crate::output::time(here));
+        return bad("time", State::Warn, found, "set the clock; until then the later time counts");
     }
-    ok("clock", found)
+    ok("time", format!("signed documents prove {floor}"))
 }
 
 fn trust_state(trust: &TrustSummary) -> Check {
@@ -296,4 +290,24 @@ fn reach(url: &str, config: Arc<rustls::ClientConfig>) -> Result<()> {
         connection.complete_io(&mut stream).context("TLS: the handshake failed")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_is_in_the_list() {
+        let code = [include_str!("mod.rs"), include_str!("services.rs")];
+        let code = code.map(|text| text.split("#[cfg(test)]\nmod tests").next().unwrap_or(""));
+        let mut found = std::collections::BTreeSet::from(["broker", "api"]);
+        for call in ["ok(", "bad("] {
+            for rest in code.iter().flat_map(|text| text.split(call).skip(1)) {
+                if let Some((id, _)) = rest.trim_start().strip_prefix('"').and_then(|r| r.split_once('"')) {
+                    found.insert(id);
+                }
+            }
+        }
+        assert_eq!(found, IDS.into_iter().collect());
+    }
 }
