@@ -2,6 +2,7 @@
 
 mod apply;
 mod bundle;
+mod demo;
 mod devices;
 mod run;
 mod secret;
@@ -10,6 +11,7 @@ mod trust;
 
 pub(crate) use apply::{Apply, Diff, Source};
 pub(crate) use bundle::{BundleCommand, BundleCreate, BundleInspect};
+pub(crate) use demo::{Demo, DemoKeeper, DemoOffer};
 pub(crate) use devices::{Approve, Decommission, Deny, Provision};
 pub(crate) use run::{Keeper, Run};
 pub(crate) use secret::{Secret, SecretGrant, SecretSet};
@@ -32,6 +34,7 @@ use std::path::PathBuf;
     max_term_width = 110,
     after_long_help = format!("\
 Start here:
+  sudo shoal demo                              # a whole fleet on this machine, cleaned up after
   shoald run --data DIR                        # prints the login line at its first start
   shoal login https://HOST:8443 --token TOKEN --ca-fingerprint sha256:…
   shoal trust init                             # makes keys, founds the fleet
@@ -86,6 +89,14 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Run a module on this machine, behind the walls and limits of a device.
     Run(Run),
+    /// Show a whole fleet at work on this machine: controller, device, a signed deployment, its log, two attacks.
+    Demo(Demo),
+    /// Tidies up after `demo`; started by it only.
+    #[command(hide = true)]
+    DemoKeeper(DemoKeeper),
+    /// Plays the thief in `demo`; started by it only.
+    #[command(hide = true)]
+    DemoOffer(DemoOffer),
     /// Tidies up after `run`; started by it only.
     #[command(hide = true)]
     RunKeeper(Keeper),

@@ -8,6 +8,7 @@ mod bad_input;
 mod capture;
 mod ceremony;
 mod crash;
+mod demo;
 mod deploy;
 mod documents;
 mod ends;

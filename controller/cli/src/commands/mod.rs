@@ -6,6 +6,7 @@ mod bundle;
 mod config;
 mod decommission;
 mod delete;
+mod demo;
 mod describe;
 mod enrollment;
 mod get;
@@ -74,8 +75,12 @@ impl Session {
 
 /// Runs one command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
-    if let Command::RunKeeper(a) = &cli.command {
-        return run::keep(a);
+    match &cli.command {
+        Command::RunKeeper(a) => return run::keep(a),
+        Command::Demo(a) => return demo::run(a),
+        Command::DemoKeeper(a) => return demo::keep(a),
+        Command::DemoOffer(a) => return demo::offer(a),
+        _ => {}
     }
     let mut home = Home::find()?;
     home.passphrase.file.clone_from(&cli.passphrase_file);
@@ -90,7 +95,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Diff(a) => apply::diff(&home, cli.context.as_deref(), &a),
         Command::Run(a) => run::run(&home, &a),
         // Done above.
-        Command::RunKeeper(_) => Ok(()),
+        Command::RunKeeper(_) | Command::Demo(_) | Command::DemoKeeper(_) | Command::DemoOffer(_) => Ok(()),
         Command::Get(a) => get::run(&open(home)?, &a),
         Command::Describe(a) => describe::run(&open(home)?, &a),
         Command::Logs(a) => logs::run(&open(home)?, &a),
