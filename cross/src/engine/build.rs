@@ -97,8 +97,7 @@ pub(crate) fn build_linked(package: &str, arch: Arch, profile: Profile, link: &[
     // For this machine without naming it, as other builds of it are: cargo keeps those apart.
     let mut dir = paths::target()?;
     if let Some(tools) = Toolchain::ensure(arch)? {
-        toolchain::ensure_std(arch)?;
-        command.args(["--target", arch.triple()]).envs(tools.env());
+        command.args(["--target", arch.triple()]).envs(toolchain::ensure_std(arch)?).envs(tools.env());
         dir.push(arch.triple());
     }
     process::run(command.arg("--").args(link)).with_context(|| format!("build {package}"))?;
