@@ -111,7 +111,7 @@ pub(super) struct Entry {
 pub(super) type Tree = BTreeMap<String, Entry>;
 
 /// Files from `deploy/package`: package, path, source.
-const DEPLOYED: [(Package, &str, &str); 12] = [
+const DEPLOYED: [(Package, &str, &str); 13] = [
     (Package::Agent, "etc/shoal/policy.toml", "etc/policy.toml"),
     (Package::Agent, "etc/default/shoal-agent", "etc/default-shoal-agent"),
     (Package::Agent, "usr/lib/sysusers.d/shoal-agent.conf", "etc/sysusers-shoal-agent.conf"),
@@ -120,6 +120,7 @@ const DEPLOYED: [(Package, &str, &str); 12] = [
     (Package::Agent, "usr/lib/systemd/system/shoal-payload.service", "systemd/shoal-payload.service"),
     (Package::Agent, "usr/lib/systemd/system/shoal-guard.service", "systemd/shoal-guard.service"),
     (Package::Agent, "usr/lib/systemd/system/shoal-agent.service", "systemd/shoal-agent.service"),
+    (Package::Agent, "usr/share/doc/shoal-agent/examples/init", "../examples/init/shoal"),
     (Package::Controller, "etc/default/shoald", "etc/default-shoald"),
     (Package::Controller, "usr/lib/sysusers.d/shoal-controller.conf", "etc/sysusers-shoal-controller.conf"),
     (Package::Controller, "usr/lib/systemd/system/shoald.service", "systemd/shoald.service"),
@@ -255,6 +256,7 @@ mod tests {
             ("usr/lib/tmpfiles.d/shoal-agent.conf", 0o644),
             ("usr/sbin/shoal-guard", 0o777),
             ("usr/share/doc/shoal-agent/copyright", 0o644),
+            ("usr/share/doc/shoal-agent/examples/init", 0o644),
             ("usr/share/doc/shoal-agent/sbom.cdx.json.gz", 0o644),
             ("usr/share/doc/shoal-agent/third-party.txt.gz", 0o644),
         ];

@@ -4,10 +4,11 @@
 
 use crate::error::{CliError, OnPath as _, Result};
 use crate::output;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use shoal_ipc::Layout;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -89,6 +90,14 @@ pub(super) fn keeper(dir: &Path) -> Result<()> {
 
 /// Ends what runs in a demo's folder, and removes it.
 pub(super) fn stop(dir: &Path) -> Result<()> {
+    // What its notes say is done with this user's rights: nobody else may have written them.
+    let folder = fs::symlink_metadata(dir).on_path("look at", dir)?;
+    if !folder.is_dir() || folder.uid() != geteuid().as_raw() || folder.mode() & 0o022 != 0 {
+        return Err(CliError::usage(format!(
+            "{} is no folder that only this user can write to",
+            dir.display()
+        )));
+    }
     let path = dir.join(PROCESSES);
     let text = fs::read_to_string(&path)
         .map_err(|e| CliError::usage(format!("{} is no folder of a demo", dir.display())).because(e))?;
@@ -184,6 +193,7 @@ pub(super) fn check(dir: &Path, group: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn only_a_demos_own_folder_is_removed() {
@@ -191,6 +201,10 @@ mod tests {
         fs::write(dir.path().join("precious"), "x").unwrap();
         let error = stop(dir.path()).unwrap_err().render();
         assert!(error.contains("is no folder of a demo"), "{error}");
+        begin(dir.path(), Path::new("/usr/lib/shoal")).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = stop(dir.path()).unwrap_err().render();
+        assert!(error.contains("only this user can write to"), "{error}");
         assert!(dir.path().join("precious").exists());
     }
 
