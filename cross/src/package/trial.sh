@@ -72,6 +72,7 @@ trap - EXIT
 
 if [ "$(echo $here/shoal-controller_*.deb)" != "$here/shoal-controller_*.deb" ]; then
     quiet dpkg -i $here/shoal-controller_*.deb $here/shoal_*.deb
+    : > $here/shoald
     shoald run --data $here/controller --listen 127.0.0.1:0 --name 127.0.0.1 > $here/shoald 2> $here/shoald.log &
     controller=$!
     trap 'cat $here/shoald.log; kill $controller || true' EXIT
