@@ -43,12 +43,19 @@ pub(crate) struct Explained {
     text: String,
     hint: Option<String>,
     source: Option<anyhow::Error>,
+    /// Another process has said it already, and ended with this.
+    said: Option<u8>,
 }
 
 impl Explained {
     /// Without a cause.
     pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), hint: None, source: None }
+        Self { kind, text: text.into(), hint: None, source: None, said: None }
+    }
+
+    /// What a process that works for this one has said already, before it ended with `code`.
+    pub(crate) fn said(code: u8) -> Self {
+        Self { said: Some(code), ..Self::new(Kind::Failure, format!("it ended with exit code {code}")) }
     }
 
     /// What to do; best a command.
@@ -124,6 +131,9 @@ pub(crate) fn first_hint(error: &anyhow::Error) -> Option<String> {
 
 /// Prints the chain once, then the hints, and gives the exit code.
 pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    if let Some(code) = error.downcast_ref::<Explained>().and_then(|e| e.said) {
+        return ExitCode::from(code);
+    }
     let kind = kind(error);
     let mut causes: Vec<String> = error.chain().map(ToString::to_string).collect();
     causes.dedup();

@@ -49,14 +49,18 @@ fn dispatch(cli: &Cli) -> Result<()> {
     let root = std::path::absolute(&cli.root)?;
     let layout = Layout::new(root);
     match &cli.command {
-        Command::Enroll { file, name, offline, key_command, key_public, output } => {
+        Command::Enroll { file, name, offline, request, key_command, key_public, output } => {
             let key = key_command.as_deref().zip(key_public.as_deref());
             let name = name.as_deref();
-            let options = enroll::Options { name, offline: *offline, key, json: output.json() };
+            let (offline, request, json) = (*offline, request.as_deref(), output.json());
+            let options = enroll::Options { name, offline, request, key, json };
             enroll::run(file, &layout, options)
         }
         Command::Run => daemon::run(&layout),
-        Command::Sideload { path, output } => sideload::run(path, &layout, output.json()),
+        Command::Sideload { path, unattended, reads, output } => {
+            let (unattended, reads, json) = (*unattended, *reads, output.json());
+            sideload::run(sideload::Options { path, unattended, reads, json }, &layout)
+        }
         Command::Status { output } => local::status(&layout, output.json()),
         Command::Cri(verb) => local::cri(&layout, verb),
         Command::Doctor { output } => local::doctor(&layout, output.json()),

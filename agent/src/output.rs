@@ -26,6 +26,11 @@ pub(crate) fn json(value: &serde_json::Value) {
     line(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
+/// How far something is, in place of what was said before; for a terminal only. Empty text takes it away.
+pub(crate) fn progress(text: &str) {
+    eprint!("\r\x1b[K{text}");
+}
+
 /// An error.
 pub(crate) fn error(text: &str) {
     eprintln!("{text}");

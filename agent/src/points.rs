@@ -69,6 +69,16 @@ points! {
     COMPILE = "compile";
     /// A container's end arrived and is not noted yet.
     ENDED = "ended";
+    /// Sideload: the bundle is open, nothing is kept of it.
+    SIDELOAD_READ = "sideload_read";
+    /// Sideload: admission would take all of it.
+    SIDELOAD_REHEARSED = "sideload_rehearsed";
+    /// Sideload: one image is kept.
+    SIDELOAD_IMAGE = "sideload_image";
+    /// Sideload: all images are kept, no document counts yet.
+    SIDELOAD_IMAGES = "sideload_images";
+    /// Sideload: admission took one document.
+    SIDELOAD_DOCUMENT = "sideload_document";
     /// A report left, its acknowledgement did not come yet.
     REPORT_SENT = "report_sent";
 }

@@ -297,3 +297,47 @@ async fn m2_a_registry_whose_disk_was_changed() {
     assert_eq!(e.code(), Some(Code::DigestMismatch), "{e}");
     assert_eq!(second.list().unwrap(), []);
 }
+
+#[test]
+fn a_bundle_goes_whole_to_a_registry_and_back_by_skopeo_and_is_still_a_bundle() {
+    use shoal_image::bundle::{Bundle, Contents, NAME, SignedDocument, write};
+    if !tools("a_bundle_goes_whole_to_a_registry_and_back_by_skopeo_and_is_still_a_bundle") {
+        return;
+    }
+    let (dir, own) = store();
+    let image = shoal_image::import_module(&own, &module(), Some("app.wasm")).unwrap().manifest.digest;
+    let document = |n: usize| SignedDocument { title: format!("root {n}"), envelope: vec![7; n] };
+    let documents: Vec<SignedDocument> = (1..=300).map(document).collect();
+    let contents = Contents { documents: &documents, images: &[(image, "app:1".to_owned())], since: None };
+    let mut out = Vec::new();
+    write(&contents, &own, &mut out).unwrap();
+    let path = support::write(dir.path(), "site.shoal", &out);
+
+    let registry = RealRegistry::start(false);
+    let whole = format!("oci-archive:{}:{NAME}", path.display());
+    let there = format!("docker://{}/site:1", registry.host);
+    let back = dir.path().join("back.shoal");
+    let copy = ["copy", "--all", "--preserve-digests"];
+    run("skopeo", &[&copy[..], &["--dest-tls-verify=false", &whole, &there]].concat());
+    let to = format!("oci-archive:{}", back.display());
+    run("skopeo", &[&copy[..], &["--src-tls-verify=false", &there, &to]].concat());
+
+    let (_other, device) = store();
+    let (sent, came) =
+        (Bundle::open(&path, device.root()).unwrap(), Bundle::open(&back, device.root()).unwrap());
+    assert_eq!(came.documents(), documents);
+    assert_eq!(came.digest(), sent.digest());
+    let quiet: std::rc::Rc<dyn Fn(u64)> = std::rc::Rc::new(|_| ());
+    assert_eq!(came.take(&image, &device, &quiet).unwrap().unwrap().manifest.digest, image);
+    // And an image of it alone, by its own name.
+    let alone = dir.path().join("app.tar");
+    run(
+        "skopeo",
+        &[
+            "copy",
+            &format!("oci-archive:{}:app:1", path.display()),
+            &format!("oci-archive:{}:app:1", alone.display()),
+        ],
+    );
+    assert_eq!(import(&device, &alone).unwrap()[0].manifest.digest, image);
+}

@@ -71,8 +71,17 @@ impl AdmitClient {
 
     /// Hands over a signed document. A refusal is a verdict here, not an error.
     pub fn submit(&mut self, envelope: &[u8]) -> Result<Verdict, Error> {
+        self.ask(&Msg::Submit {}, envelope)
+    }
+
+    /// Asks what would be said to a document, if those were taken that were rehearsed before on this connection.
+    pub fn rehearse(&mut self, envelope: &[u8]) -> Result<Verdict, Error> {
+        self.ask(&Msg::Rehearse {}, envelope)
+    }
+
+    fn ask(&mut self, question: &Msg, envelope: &[u8]) -> Result<Verdict, Error> {
         let fd = sealed_memfd(envelope)?;
-        match self.0.call(&Msg::Submit {}, &[fd.as_fd()], SOON) {
+        match self.0.call(question, &[fd.as_fd()], SOON) {
             Ok(Received { msg: Msg::Accepted { kind, name, sequence, digest, known }, .. }) => {
                 Ok(Verdict::Accepted { kind, name, sequence, digest, known })
             }
@@ -164,6 +173,13 @@ impl RootAdmitClient {
             }
             other => unexpected(&other),
         }
+    }
+}
+
+impl RootAdmitClient {
+    /// Lets a revision be activated that admission took, as an order would.
+    pub fn activate(&mut self, name: &str, sequence: u64, digest: Digest) -> Result<(), Error> {
+        done(&self.0.call(&Msg::Activate { name: name.to_owned(), sequence, digest }, &[], SOON)?)
     }
 }
 

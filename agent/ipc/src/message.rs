@@ -136,6 +136,19 @@ messages! {
         sealing: Digest,
     }
 
+    /// uid 0 → admit: whoever stands at the device lets an accepted revision be activated, as an order would.
+    Activate = 32, 0 {
+        /// The deployment.
+        name: String,
+        /// Its sequence.
+        sequence: u64,
+        /// Its identity.
+        digest: Digest,
+    }
+    /// agent → admit: what would be said to a document if all those were taken that this connection rehearsed before it? The
+    /// answer is `Accepted` or `Refused`; nothing is kept.
+    Rehearse = 33, 1 {}
+
     /// admit → supervise: a sealed memfd with a `Ticket`.
     Ticket = 40, 1 {}
     /// admit → supervise: a permission ends.

@@ -50,6 +50,8 @@ fn messages() -> Vec<Msg> {
         Msg::Accepted { kind: "deployment".into(), name: "web".into(), sequence: 4, digest: D, known: false },
         Msg::FactsDone { up_to: u64::MAX },
         Msg::Enrolled { fleet: "f".into(), attest: D, sealing: D },
+        Msg::Activate { name: "n".into(), sequence: 1, digest: D },
+        Msg::Rehearse {},
         Msg::Withdraw { ticket: D, stop: true, grace: 30 },
         Msg::Fact {
             id: 1,

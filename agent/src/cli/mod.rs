@@ -102,6 +102,9 @@ shoal-agent enroll --key-command 'tpm2_sign -Q -c 0x81010001 -g sha256 -f plain 
         /// Do not ask the controller: the daemon does, when there is a network.
         #[arg(long)]
         offline: bool,
+        /// Also write what a controller would be sent into this new file, for an operator to carry (`shoal receipt import`).
+        #[arg(long, value_name = "FILE")]
+        request: Option<PathBuf>,
         /// Use a key that is not in a file: this command signs what it reads (a TPM, PKCS#11; docs/enrolment.md).
         ///
         /// It runs by `sh -c` as the agent's user, reads the bytes to sign from standard input and writes the signature: 64
@@ -123,14 +126,21 @@ shoal-agent enroll --key-command 'tpm2_sign -Q -c 0x81010001 -g sha256 -f plain 
     /// Take a bundle from a stick instead of the network: signed documents and the images that they run.
     ///
     /// Everything is verified as what comes from a controller is. The running agent then acts on it as always; this command
-    /// can be run again at any time, and a bundle that was taken before changes nothing.
+    /// can be run again at any time, and a bundle that was taken before changes nothing. Given by uid 0 it is also the order
+    /// that deployments with `activation: ordered` wait for.
     #[command(
         after_help = "Examples:\n  shoal-agent sideload /media/usb/app.shoal\n  shoal-agent sideload /media/usb/bundle/ --output json   # an unpacked one"
     )]
     Sideload {
-        /// The bundle of `shoal bundle create`: a file or a folder.
+        /// The bundle of `shoal bundle create`, unpacked or not; or a folder with bundles (`*.shoal`) at its top.
         #[arg(value_name = "PATH")]
         path: PathBuf,
+        /// Nobody stands at the device: it is no order to activate (`activation: ordered`).
+        #[arg(long)]
+        unattended: bool,
+        /// Read for the process that was started as uid 0.
+        #[arg(long, hide = true)]
+        reads: bool,
         /// How to print.
         #[command(flatten)]
         output: Output,

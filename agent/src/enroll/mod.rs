@@ -26,6 +26,7 @@ use shoal_protocol::latest::{
     DeviceRecord, EnrollRequest, EnrollResponse, JoinFile, Key, Kind as DocumentKind, Root, Token,
 };
 use shoal_protocol::signer::{Ed25519Signer, Signer};
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub(crate) struct Options<'a> {
     pub name: Option<&'a str>,
     /// Do everything but ask the controller.
     pub offline: bool,
+    /// Where to write what the controller would be sent.
+    pub request: Option<&'a Path>,
     /// A key behind a command: the command and the file of its public half.
     pub key: Option<(&'a str, &'a Path)>,
     /// Print JSON.
@@ -107,6 +110,7 @@ pub(crate) fn run(path: &Path, layout: &Layout, options: Options<'_>) -> Result<
     // While this is still the caller, who may read it.
     let command = options.key.map(|(line, path)| identity::read_public(path).map(|public| (line, public)));
     let command = command.transpose()?;
+    let mut request = options.request.map(create_new).transpose()?;
     if !layout.agent_dir().exists() {
         privilege::become_agent(layout)?;
     }
@@ -188,6 +192,7 @@ pub(crate) fn run(path: &Path, layout: &Layout, options: Options<'_>) -> Result<
         pending
     };
     points::hit(points::ENROLL_PENDING);
+    write_request(request.as_mut(), &pending)?;
     if !token.approval {
         // The token's key may sign it, so it counts, whether or not a controller was ever seen.
         submit(&mut admit, &record, "the device record")?;
@@ -215,6 +220,19 @@ pub(crate) fn run(path: &Path, layout: &Layout, options: Options<'_>) -> Result<
         Err(NoAnswer::Unreachable(error)) => return Err(error),
     }
     Ok(())
+}
+
+/// A file that is not there yet, made while this is still the caller.
+fn create_new(path: &Path) -> Result<std::fs::File> {
+    let options = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+    options.with_context(|| format!("cannot create {}", path.display()))
+}
+
+/// What a controller would be sent, for whoever carries it.
+fn write_request(file: Option<&mut std::fs::File>, pending: &Pending) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let bytes = codec::encode(&pending.request()?);
+    file.write_all(&bytes).and_then(|()| file.sync_all()).context("cannot write the request")
 }
 
 /// What became of a question.

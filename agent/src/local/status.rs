@@ -192,7 +192,7 @@ pub(crate) fn status(layout: &Layout, as_json: bool) -> Result<()> {
     if as_json {
         output::json(&json!({
             "device": device, "name": name, "fleet": trust.fleet, "enrolled": enrolled, "agent_pid": agent,
-            "outbox": outbox, "root_version": trust.root_version,
+            "outbox": outbox, "root_version": trust.root_version, "time_floor": trust.time_floor,
             "snapshot": trust.snapshot.as_ref().map(|s| json!({
                 "version": s.version, "digest": s.digest.to_string(), "not_after": s.not_after,
             })),

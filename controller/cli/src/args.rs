@@ -4,15 +4,17 @@ mod apply;
 mod bundle;
 mod demo;
 mod devices;
+mod receipt;
 mod run;
 mod secret;
 mod setup;
 mod trust;
 
 pub(crate) use apply::{Apply, Diff, Source};
-pub(crate) use bundle::{BundleCommand, BundleCreate, BundleInspect};
+pub(crate) use bundle::{BundleCommand, BundleCreate, BundleInspect, BundleVerify};
 pub(crate) use demo::{Demo, DemoKeeper, DemoOffer};
 pub(crate) use devices::{Approve, Decommission, Deny, Provision};
+pub(crate) use receipt::{ReceiptCommand, ReceiptImport};
 pub(crate) use run::{Keeper, Run};
 pub(crate) use secret::{Secret, SecretGrant, SecretSet};
 pub(crate) use setup::{ImageCommand, ImageImport, Login, Token, TokenCreate};
@@ -83,6 +85,9 @@ pub(crate) enum Command {
     /// Carry deployments to devices without a network, in one file.
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Take in what devices without a network give back by hand.
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
     /// Sign deployments and configs and publish them.
     Apply(Apply),
     /// Show what a file would change, without signing anything.
@@ -123,7 +128,7 @@ pub(crate) enum Command {
     Decommission(Decommission),
     /// Write join files for a factory, without a network.
     Provision(Provision),
-    /// Look at, or wait for, the spread of a deployment.
+    /// Look at, wait for, or go back on the spread of a deployment.
     #[command(subcommand)]
     Rollout(Rollout),
     /// Stop a deployment's containers and start them again.
@@ -347,6 +352,27 @@ pub(crate) enum Rollout {
         /// How long to wait.
         #[arg(long, value_name = "TIME", default_value = "10m")]
         timeout: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Go back: sign a next revision with the contents of an earlier one and publish it.
+    ///
+    /// For devices without a network: `shoal bundle create --undo NAME -o FILE`.
+    #[command(after_help = "\
+Examples:
+  shoal rollout undo thermostat
+  shoal rollout undo thermostat --to-revision 3 --yes")]
+    Undo {
+        /// The deployment.
+        name: Name,
+        /// With the contents of this revision; else of the one before the newest.
+        #[arg(long, value_name = "N")]
+        to_revision: Option<u64>,
+        #[command(flatten)]
+        signing: Signing,
+        /// Do not ask.
+        #[arg(short = 'y', long)]
+        yes: bool,
         #[command(flatten)]
         output: Output,
     },

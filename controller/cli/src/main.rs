@@ -15,6 +15,7 @@ mod keys;
 mod manifest;
 mod output;
 mod publish;
+mod records;
 mod review;
 mod roots;
 mod trust;

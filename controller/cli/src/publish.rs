@@ -8,13 +8,13 @@ use crate::error::{CliError, Kind as ErrorKind, Result};
 use crate::home::Home;
 use crate::keys::{self, OwnKey};
 use crate::roots::role_word;
-use crate::trust::{Trust, now, refusal};
+use crate::trust::{Trust, now, own_snapshot, refusal};
 use shoal_controller_core::api;
 use shoal_protocol::Signer;
-use shoal_protocol::envelope::seal_document;
+use shoal_protocol::envelope::{Envelope, seal_document};
 use shoal_protocol::ids::{Digest, Name, Timestamp};
 use shoal_protocol::latest::{Document, Entry, EntryKind, Grant, Kind, Role, RoleName, Root, Snapshot};
-use shoal_protocol::verify::{Expect, verify};
+use shoal_protocol::verify::{Expect, TrustState, verify};
 
 /// How long a snapshot counts, seconds.
 pub(crate) const SNAPSHOT_LIFETIME: u64 = 90 * 86_400;
@@ -204,17 +204,17 @@ pub(crate) fn over_the_log(
     Ok(snapshot)
 }
 
-/// Signs the next snapshot, verifies it and every document as devices will, uploads all, and keeps them as own state.
-pub(crate) fn publish(
-    client: &Client,
-    trust: &mut Trust,
-    ring: &Keyring,
-    changed: &[Entry],
-    documents: &[Sealed],
-) -> Result<api::SnapshotAccepted> {
+/// A snapshot that was signed and verified with its documents, and what is known once it counts.
+struct Next {
+    envelope: Vec<u8>,
+    version: u64,
+    after: TrustState,
+}
+
+/// Signs the next snapshot, and verifies it and every document as devices will.
+fn seal_next(trust: &Trust, ring: &Keyring, snapshot: &Snapshot, documents: &[Sealed]) -> Result<Next> {
     let time = now();
-    let snapshot = over_the_log(client, trust, changed, time)?;
-    let (envelope, _) = ring.seal_snapshot(trust, &snapshot)?;
+    let (envelope, _) = ring.seal_snapshot(trust, snapshot)?;
     let mut after = trust.state.clone();
     let verdict = verify(&envelope, &after, time, Expect::Only(Kind::Snapshot))
         .map_err(|r| refusal("the next snapshot", &r))?;
@@ -224,18 +224,59 @@ pub(crate) fn publish(
             .map_err(|r| refusal(&format!("the {}", d.kind.as_str()), &r))?;
         after.advance(&verdict);
     }
+    Ok(Next { envelope, version: snapshot.version, after })
+}
+
+/// Keeps what was published as own state.
+fn take_over(trust: &mut Trust, next: Next, documents: &[Sealed]) -> Result<()> {
+    for d in documents {
+        trust.save_document(&d.digest, &d.envelope)?;
+    }
+    trust.save(&next.envelope)?;
+    trust.state = next.after;
+    Ok(())
+}
+
+/// Signs the next snapshot, uploads all, and keeps it as own state.
+pub(crate) fn publish(
+    client: &Client,
+    trust: &mut Trust,
+    ring: &Keyring,
+    changed: &[Entry],
+    documents: &[Sealed],
+) -> Result<api::SnapshotAccepted> {
+    let snapshot = over_the_log(client, trust, changed, now())?;
+    let next = seal_next(trust, ring, &snapshot, documents)?;
     let body = api::PostSnapshot {
-        snapshot: envelope.clone().into(),
+        snapshot: next.envelope.clone().into(),
         documents: documents.iter().map(|d| d.envelope.clone().into()).collect(),
         expected_previous: trust.snapshot().map(|k| k.digest.into()),
     };
     let accepted: api::SnapshotAccepted = client.post("/v1/snapshots", &body, "publishing the snapshot")?;
-    for d in documents {
-        trust.save_document(&d.digest, &d.envelope)?;
-    }
-    trust.save(&envelope)?;
-    trust.state = after;
+    take_over(trust, next, documents)?;
     Ok(accepted)
+}
+
+/// The same without a controller: what is swapped is the own state, if it is still the one that was built on. Its version.
+/// The snapshot carries the newest head of the audit log that was verified before.
+pub(crate) fn keep(
+    trust: &mut Trust,
+    ring: &Keyring,
+    changed: &[Entry],
+    documents: &[Sealed],
+) -> Result<u64> {
+    let _lock = trust.lock()?;
+    let on_disk = Envelope::parse(&own_snapshot(trust)?).ok().map(|e| e.identity());
+    if on_disk != trust.snapshot().map(|k| k.digest) {
+        return Err(CliError::conflict("another command here signed meanwhile").hint("run it again"));
+    }
+    let mut snapshot = next_snapshot(trust, changed, now())?;
+    let seen = Copy::open(trust.dir())?.point();
+    snapshot.audit_head = Some(seen.head).filter(|_| seen.sequence > 0);
+    let next = seal_next(trust, ring, &snapshot, documents)?;
+    let version = next.version;
+    take_over(trust, next, documents)?;
+    Ok(version)
 }
 
 /// Signs a draft of a deployment, config or secret and checks it before anybody is asked, as if it were listed already.

@@ -67,10 +67,7 @@ fn a_draft_becomes_a_pinned_deployment_that_verifies() {
     );
     assert_eq!(d.not_after, d.issued_at.plus(60));
     let sealed = precheck(&trust, &ring(&[2]), &d.name, &d).unwrap();
-    assert_eq!(
-        shoal_protocol::envelope::Envelope::parse(&sealed.envelope).unwrap().identity(),
-        sealed.digest
-    );
+    assert_eq!(Envelope::parse(&sealed.envelope).unwrap().identity(), sealed.digest);
 }
 
 #[test]

@@ -210,6 +210,35 @@ impl Trust {
         write_secret(&self.document_path(digest), bytes)
     }
 
+    /// Held while the own state is swapped for the next one without a controller.
+    pub(crate) fn lock(&self) -> Result<std::fs::File> {
+        let path = self.dir.join("lock");
+        let file = std::fs::File::create(&path).on_path("create", &path)?;
+        file.lock().on_path("lock", &path)?;
+        Ok(file)
+    }
+
+    /// A deployment's revision among the documents that were verified and kept, whatever the snapshot lists now.
+    pub(crate) fn kept_deployment(&self, name: &Name, sequence: u64) -> Result<Option<Deployment>> {
+        let dir = self.dir.join("documents");
+        let entries = match std::fs::read_dir(&dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.on_path("read", &dir)?,
+        };
+        for entry in entries {
+            let path = entry.on_path("read", &dir)?.path();
+            let bytes = std::fs::read(&path).on_path("read", &path)?;
+            // Not of the newest root's keys any more, or no deployment: none to go back to.
+            if let Ok(Verdict::Deployment(v)) = self.verify_then(&bytes, Kind::Deployment)
+                && v.document().name == *name
+                && v.document().sequence == sequence
+            {
+                return Ok(Some(v.into_document()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes what the controller serves, as far as it verifies and leads forward.
     pub(crate) fn sync(&mut self, served: &api::Trust) -> Result<()> {
         let fleet = self.anchor()?.fleet.clone();

@@ -7,7 +7,7 @@ use shoal_lab::wait_until;
 use std::path::{Path, PathBuf};
 
 /// Prints `greeting` and `token` of its folders and its environment, a line each, and then waits.
-const SHOWS: &str = r#"(module
+pub(crate) const SHOWS: &str = r#"(module
     (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "path_open"
@@ -76,7 +76,7 @@ fn app(pin: &str) -> String {
     )
 }
 
-fn with_secret(name: &str) -> String {
+pub(crate) fn with_secret(name: &str) -> String {
     pod(
         name,
         "{name: keys, secret: {secretName: password, defaultMode: 0400}}",

@@ -7,25 +7,25 @@ use shoal_lab::{Device, Finished, wait_until};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn sideload(device: &Device, path: &Path) -> Finished {
+pub(crate) fn sideload(device: &Device, path: &Path) -> Finished {
     device.cli(&["sideload", utf8(path), "--output", "json"]).unwrap()
 }
 
 /// How many of a sideload's documents came out as this.
-fn outcomes(done: &Finished, word: &str) -> usize {
+pub(crate) fn outcomes(done: &Finished, word: &str) -> usize {
     let said: Value = serde_json::from_str(done.stdout.lines().next().unwrap_or("null")).unwrap_or_default();
     said["documents"].as_array().map_or(0, |all| all.iter().filter(|d| d["outcome"] == word).count())
 }
 
 /// The revision that runs on the device, by the device's own word.
-fn running(device: &Device) -> Option<u64> {
+pub(crate) fn running(device: &Device) -> Option<u64> {
     let told = device.cli(&["status", "--output", "json"]).unwrap().json().unwrap();
     let all = told["deployments"].as_array().cloned().unwrap_or_default();
     let phase = |p: &Value| matches!(p["phase"].as_str(), Some("running" | "healthy"));
     all.iter().find(|p| phase(p)).and_then(|p| p["sequence"].as_u64().or(p["revision"]["sequence"].as_u64()))
 }
 
-fn wait_runs(fleet: &Fleet, sequence: u64) {
+pub(crate) fn wait_runs(fleet: &Fleet, sequence: u64) {
     let device = &fleet.lab.devices[0];
     wait_until("the revision to run", LONG, || Ok((running(device) == Some(sequence)).then_some(())))
         .unwrap_or_else(|e| {
@@ -34,7 +34,7 @@ fn wait_runs(fleet: &Fleet, sequence: u64) {
         });
 }
 
-fn bundle(fleet: &Fleet, name: &str) -> PathBuf {
+pub(crate) fn bundle(fleet: &Fleet, name: &str) -> PathBuf {
     let path = fleet.dir.path().join(name);
     fleet.shoal(&["bundle", "create", "app", "--out", utf8(&path)]);
     path

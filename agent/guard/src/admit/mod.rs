@@ -9,6 +9,7 @@ mod load;
 mod model;
 mod stock;
 mod store;
+mod summary;
 #[cfg(test)]
 mod testing;
 mod ticket;
@@ -18,15 +19,17 @@ use crate::supervise::{PAIR_FD, SOCKETS_FD};
 use crate::{clock, say};
 use anyhow::Context as _;
 use decide::Permission;
-use model::{Model, open_for};
+use model::Model;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shoal_ipc::{
-    Connection, DeviceInfo, EnrollMaterial, Error, FactList, HeldRevision, Layout, Listener, MEMFD_MAX, Msg,
-    Received, RefusalCount, SignedFact, SnapshotInfo, TrustSummary, read_sealed, sealed_memfd,
+    Connection, EnrollMaterial, Error, FactList, Layout, Listener, MEMFD_MAX, Msg, Received, SignedFact,
+    read_sealed, sealed_memfd,
 };
+use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::Digest;
 use shoal_protocol::refusal::{Code, Refusal};
-use shoal_protocol::verify::Platform;
+use shoal_protocol::v1::Kind;
+use shoal_protocol::verify::{Platform, TrustState};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -59,6 +62,8 @@ struct Peer {
     connection: Connection,
     from: From,
     subscribed: bool,
+    /// What would be known if all was taken that this one rehearsed.
+    rehearsed: Option<Box<TrustState>>,
 }
 
 struct Admit {
@@ -234,7 +239,8 @@ impl Admit {
         let full = self.peers.values().filter(|p| p.from == *from).count() >= PEERS;
         if known && !full {
             self.serial += 1;
-            self.peers.insert(self.serial, Peer { connection, from: *from, subscribed: false });
+            self.peers
+                .insert(self.serial, Peer { connection, from: *from, subscribed: false, rehearsed: None });
         }
     }
 
@@ -302,6 +308,24 @@ impl Admit {
                 let msg = Msg::Accepted { kind, name, sequence: a.sequence, digest, known: a.known };
                 Ok((msg, None, !a.known))
             }
+            (Msg::Rehearse {}, From::Agent) => {
+                let bytes = document(received)?;
+                let before = self.peers.get_mut(&id).and_then(|p| p.rehearsed.take());
+                let mut state = before.unwrap_or_else(|| Box::new(self.model.trust.clone()));
+                let answer = self.model.rehearse(&bytes, &mut state);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.rehearsed = Some(state);
+                }
+                let a = match answer {
+                    // What is for other devices is not even offered afterwards.
+                    Err(e) if e.code == Code::WrongTarget && is_for_some(&bytes) => {
+                        return say(Msg::refused(e.code.as_str(), e.detail));
+                    }
+                    other => other?,
+                };
+                let (kind, name, digest) = (a.kind.as_str().to_owned(), a.name, ticket::digest(&a.digest));
+                say(Msg::Accepted { kind, name, sequence: a.sequence, digest, known: a.known })
+            }
             (Msg::Enroll {}, From::Root) => {
                 let bytes = document(received)?;
                 let material = EnrollMaterial::decode(&bytes)
@@ -317,13 +341,17 @@ impl Admit {
                     _ => Err(Refusal::new(Code::Malformed, "the join file holds no root")),
                 }
             }
+            (Msg::Activate { name, sequence, digest }, From::Root) => {
+                let changed = self.model.activate(name, *sequence, &Digest(digest.0))?;
+                Ok((Msg::Done {}, None, changed))
+            }
             (Msg::Subscribe {}, _) => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.subscribed = true;
                 }
                 say(Msg::Done {})
             }
-            (Msg::Trust {}, _) => attach(Msg::TrustSummary {}, &self.summary()?.encode()),
+            (Msg::Trust {}, _) => attach(Msg::TrustSummary {}, &self.model.summary()?.encode()),
             (Msg::Document { kind, name, sequence }, _) => {
                 let found = self.model.store.document(kind, name, *sequence).map_err(|e| storage(&e))?;
                 let public =
@@ -353,59 +381,12 @@ impl Admit {
             }
         }
     }
+}
 
-    fn summary(&self) -> Result<TrustSummary, Refusal> {
-        let trust = &self.model.trust;
-        let standings = self.model.standings();
-        let held = self
-            .model
-            .held
-            .iter()
-            .flat_map(|(name, all)| all.iter().map(move |(sequence, r)| (name, *sequence, r)))
-            .filter_map(|(name, sequence, r)| {
-                let s = standings.get(&r.digest)?;
-                let (stageable, startable) = open_for(s);
-                let (name, digest) = (name.to_string(), ticket::digest(&r.digest));
-                Some(HeldRevision {
-                    name,
-                    sequence,
-                    digest,
-                    role: s.role,
-                    stageable,
-                    startable,
-                    reason: s.reason.clone(),
-                    detail: s.detail.clone(),
-                })
-            })
-            .collect();
-        let refusals = self.model.store.refusals().map_err(|e| storage(&e))?;
-        let snapshot = trust.snapshot.as_ref().map(|s| SnapshotInfo {
-            version: s.document.version,
-            digest: ticket::digest(&s.digest),
-            not_after: s.document.not_after.0,
-        });
-        let device = trust.record.as_ref().map(|r| DeviceInfo {
-            device: r.document.device.to_string(),
-            sequence: r.document.sequence,
-            labels: r.document.labels.iter().flat_map(|(k, v)| [k.to_owned(), v.to_owned()]).collect(),
-        });
-        Ok(TrustSummary {
-            fleet: trust.anchor.as_ref().map(|a| a.fleet.to_string()).unwrap_or_default(),
-            root_version: trust.anchor.as_ref().map_or(0, |a| a.root.document.version),
-            snapshot,
-            device,
-            order_counter: trust.order_counter,
-            time_floor: trust.time_floor.0,
-            held,
-            refusals: refusals
-                .into_iter()
-                .map(|r| RefusalCount { code: r.code, count: r.count, last: r.last, last_at: r.at })
-                .collect(),
-            conditions: self.model.conditions(),
-            fact_counter: self.model.fact_counter,
-            documents: self.model.documents.summary(),
-        })
-    }
+/// Whether a document is of a kind that may be for some devices: roots and snapshots are for all of a fleet.
+fn is_for_some(bytes: &[u8]) -> bool {
+    let kind = Envelope::parse(bytes).ok().and_then(|e| e.kind().ok());
+    kind.is_some_and(|k| !matches!(k, Kind::Root | Kind::Snapshot))
 }
 
 fn storage(e: &store::StoreError) -> Refusal {

@@ -158,24 +158,28 @@ impl Model {
         self.accept(bytes, &verdict)
     }
 
+    /// What would be said to a document by who knows `state`, which then knows it too. Nothing is kept.
+    pub(super) fn rehearse(&self, bytes: &[u8], state: &mut TrustState) -> Result<Accepted, Refusal> {
+        let verdict = verify(bytes, state, now(), Expect::Delivered)?;
+        let accepted = described(&verdict);
+        if let Verdict::Deployment(v) = &verdict
+            && verdict.standing() == Found::New
+        {
+            ticket::of(v.document(), &accepted.digest, true, None)?;
+        }
+        state.advance(&verdict);
+        Ok(accepted)
+    }
+
     fn accept(&mut self, bytes: &[u8], verdict: &Verdict) -> Result<Accepted, Refusal> {
-        let (name, sequence) = match verdict {
-            Verdict::Root(v) => (String::new(), v.document().version),
-            Verdict::Snapshot(v) => (String::new(), v.document().version),
-            Verdict::Deployment(v) => (v.document().name.to_string(), v.document().sequence),
-            Verdict::Device(v) => (String::new(), v.document().sequence),
-            Verdict::Order(v) => (String::new(), v.document().counter),
-            Verdict::Config(v) => (v.document().name.to_string(), v.document().sequence),
-            Verdict::Secret(v) => (v.document().name.to_string(), v.document().sequence),
-            Verdict::Grant(v) => (v.document().name.to_string(), v.document().revision.sequence),
-            Verdict::Token(_) | Verdict::Report(_) | Verdict::Fact(_) => (String::new(), 0),
-        };
-        let (kind, digest) = (verdict.kind(), verdict.identity());
-        let known = match verdict {
-            Verdict::Grant(v) if verdict.standing() == Found::New => self.has_grant_as_good(v.document())?,
-            _ => verdict.standing() == Found::Held,
-        };
-        let accepted = Accepted { kind, name: name.clone(), sequence, digest, known };
+        let mut accepted = described(verdict);
+        if let Verdict::Grant(v) = verdict
+            && verdict.standing() == Found::New
+        {
+            accepted.known = self.has_grant_as_good(v.document())?;
+        }
+        let Accepted { kind, sequence, digest, known, .. } = accepted;
+        let name = accepted.name.clone();
         if known {
             return Ok(accepted);
         }
@@ -256,6 +260,23 @@ impl Model {
             }
             Verb::Stage { .. } | Verb::Restart { .. } | Verb::Logs { .. } => Ok(None),
         }
+    }
+
+    /// The word of uid 0 at the device, which opens what waits for an order. Whether it was not open before.
+    pub(super) fn activate(&mut self, name: &str, sequence: u64, digest: &Digest) -> Result<bool, Refusal> {
+        let found =
+            self.held.iter().find(|(n, _)| n.as_str() == name).and_then(|(_, all)| all.get(&sequence));
+        let Some(r) = found.filter(|r| r.digest == *digest) else {
+            let what = format!("{name}: sequence {sequence} is not held here");
+            return Err(Refusal::new(Code::OrderForbidden, what));
+        };
+        if r.activated {
+            return Ok(false);
+        }
+        let marks = Marks { activated: true, ..marks_of(r) };
+        self.store.change(|c| c.mark(&digest.0, marks)).map_err(|e| storage(&e))?;
+        self.set_marks(digest, marks);
+        Ok(true)
     }
 
     pub(super) fn set_marks(&mut self, digest: &Digest, m: Marks) {
@@ -354,6 +375,23 @@ impl Model {
         }
         all
     }
+}
+
+/// What an answer says of a document.
+fn described(verdict: &Verdict) -> Accepted {
+    let (name, sequence) = match verdict {
+        Verdict::Root(v) => (String::new(), v.document().version),
+        Verdict::Snapshot(v) => (String::new(), v.document().version),
+        Verdict::Deployment(v) => (v.document().name.to_string(), v.document().sequence),
+        Verdict::Device(v) => (String::new(), v.document().sequence),
+        Verdict::Order(v) => (String::new(), v.document().counter),
+        Verdict::Config(v) => (v.document().name.to_string(), v.document().sequence),
+        Verdict::Secret(v) => (v.document().name.to_string(), v.document().sequence),
+        Verdict::Grant(v) => (v.document().name.to_string(), v.document().revision.sequence),
+        Verdict::Token(_) | Verdict::Report(_) | Verdict::Fact(_) => (String::new(), 0),
+    };
+    let known = verdict.standing() == Found::Held;
+    Accepted { kind: verdict.kind(), name, sequence, digest: verdict.identity(), known }
 }
 
 pub(super) fn marks_of(r: &Revision) -> Marks {

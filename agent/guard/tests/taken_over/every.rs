@@ -27,6 +27,7 @@ pub(crate) fn agents(msg: &Msg) -> Agents {
     match msg {
         Msg::Subscribe { .. } => Agents::Both,
         Msg::Submit { .. }
+        | Msg::Rehearse { .. }
         | Msg::Trust { .. }
         | Msg::Document { .. }
         | Msg::Facts { .. }
@@ -50,6 +51,7 @@ pub(crate) fn agents(msg: &Msg) -> Agents {
         | Msg::Changed { .. }
         | Msg::Enroll { .. }
         | Msg::Enrolled { .. }
+        | Msg::Activate { .. }
         | Msg::Ticket { .. }
         | Msg::Withdraw { .. }
         | Msg::Fact { .. }
@@ -128,7 +130,9 @@ fn after(last: Option<&Msg>, ticket: Id, running: &ContainerState) -> Option<Msg
         Some(Msg::FactsDone { .. }) => Msg::Changed {},
         Some(Msg::Changed { .. }) => Msg::Enroll {},
         Some(Msg::Enroll { .. }) => Msg::Enrolled { fleet: "x".into(), attest: OTHER, sealing: OTHER },
-        Some(Msg::Enrolled { .. }) => Msg::Ticket {},
+        Some(Msg::Enrolled { .. }) => Msg::Activate { name: "x".into(), sequence: 1, digest: ticket },
+        Some(Msg::Activate { .. }) => Msg::Rehearse {},
+        Some(Msg::Rehearse { .. }) => Msg::Ticket {},
         Some(Msg::Ticket { .. }) => Msg::Withdraw { ticket, stop: true, grace: 1 },
         Some(Msg::Withdraw { .. }) => Msg::Fact {
             id: 1,

@@ -190,31 +190,39 @@ fn send(
     key: &SecretKey,
     missing: &[&DeviceRecord],
 ) -> Result<u64> {
-    let anchor = trust.anchor()?;
     let mut granted = 0;
     for batch in missing.chunks(BATCH) {
-        let mut grants = Vec::with_capacity(batch.len());
-        for record in batch {
-            let (fleet, device) = (&anchor.fleet, &record.device);
-            let sealed =
-                sealing::wrap(key, &record.sealing.0, (fleet, device), (name, revision), random_seed()?)
-                    .map_err(|r| refusal("the grant", &r))?;
-            let grant = Grant {
-                fleet: fleet.clone(),
-                epoch: anchor.root.document.epoch,
-                device: device.clone(),
-                name: name.clone(),
-                revision: *revision,
-                issued_at: now(),
-                sealed,
-            };
-            grants.push(ring.seal_grant(&anchor.root.document, &grant)?.into());
-        }
+        let seal = |record: &&DeviceRecord| seal(trust, ring, (name, revision), key, record).map(Into::into);
+        let grants = batch.iter().map(seal).collect::<Result<Vec<_>>>()?;
         let accepted: api::GrantsAccepted =
             s.client.post("/v1/grants", &api::PostGrants { grants }, "handing over the grants")?;
         granted += accepted.devices;
     }
     Ok(granted)
+}
+
+/// One device's grant, sealed and signed.
+pub(super) fn seal(
+    trust: &Trust,
+    ring: &Keyring,
+    (name, revision): (&Name, &Revision),
+    key: &SecretKey,
+    record: &DeviceRecord,
+) -> Result<Vec<u8>> {
+    let anchor = trust.anchor()?;
+    let (fleet, device) = (&anchor.fleet, &record.device);
+    let sealed = sealing::wrap(key, &record.sealing.0, (fleet, device), (name, revision), random_seed()?)
+        .map_err(|r| refusal("the grant", &r))?;
+    let grant = Grant {
+        fleet: fleet.clone(),
+        epoch: anchor.root.document.epoch,
+        device: device.clone(),
+        name: name.clone(),
+        revision: *revision,
+        issued_at: now(),
+        sealed,
+    };
+    ring.seal_grant(&anchor.root.document, &grant)
 }
 
 /// All revisions of deployments that devices may be running now, verified.

@@ -17,6 +17,7 @@ mod login;
 mod logs;
 mod order;
 mod provision;
+mod receipt;
 mod recipients;
 mod rollout;
 mod run;
@@ -90,6 +91,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Keys(a) => keys::run(&home, &a),
         Command::Trust(a) => trust::run(&home, cli.context.as_deref(), &a),
         Command::Bundle(a) => bundle::run(&home, cli.context.as_deref(), &a),
+        Command::Receipt(a) => receipt::run(&home, cli.context.as_deref(), &a),
         Command::Image(a) => image::run(&home, cli.context.as_deref(), &a),
         Command::Apply(a) => apply::run(&home, cli.context.as_deref(), &a),
         Command::Diff(a) => apply::diff(&home, cli.context.as_deref(), &a),

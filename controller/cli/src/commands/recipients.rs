@@ -61,7 +61,20 @@ pub(super) fn recipients(
     (good, bad)
 }
 
-fn verified(trust: &Trust, signed: &api::SignedRecord) -> Option<DeviceRecord> {
+/// Of each device the newest record that verifies, of all that are known of it; one that does not if there is no other.
+pub(super) fn newest(trust: &Trust, all: Vec<api::SignedRecord>) -> api::RecordList {
+    let mut best: BTreeMap<DeviceId, (u64, api::SignedRecord)> = BTreeMap::new();
+    for signed in all {
+        let sequence = verified(trust, &signed).map_or(0, |r| r.sequence);
+        if best.get(&signed.device).is_none_or(|(known, _)| *known < sequence) {
+            best.insert(signed.device.clone(), (sequence, signed));
+        }
+    }
+    api::RecordList { records: best.into_values().map(|(_, signed)| signed).collect() }
+}
+
+/// A device's record, if it verifies by the own root chain.
+pub(super) fn verified(trust: &Trust, signed: &api::SignedRecord) -> Option<DeviceRecord> {
     let mut state = trust.state.clone();
     // Record and token may be past their time by now: both counted when the device came.
     if let Some(token) = &signed.token

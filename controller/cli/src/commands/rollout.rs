@@ -1,6 +1,6 @@
-//! `shoal rollout status`, and the waiting that `shoal apply --wait` shares with it.
+//! `shoal rollout status` and `undo`, and the waiting that `shoal apply --wait` shares with it.
 
-use super::{Session, describe, duration};
+use super::{Session, apply, describe, duration};
 use crate::args::Rollout;
 use crate::error::{CliError, Result};
 use crate::output;
@@ -12,7 +12,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(150);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(s: &Session, command: &Rollout) -> Result<()> {
-    let Rollout::Status { name, wait, timeout, output } = command;
+    let (name, wait, timeout, output) = match command {
+        Rollout::Status { name, wait, timeout, output } => (name, wait, timeout, output),
+        Rollout::Undo { name, to_revision, signing, yes, output } => {
+            return apply::undo(s, name, *to_revision, (signing, *yes), output.format);
+        }
+    };
     let d = if *wait { wait_for(s, name, None, duration("--timeout", timeout)?)? } else { fetch(s, name)? };
     if output.format.is_data() {
         return output::data(output.format, &d);
