@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::arch::Arch;
 use crate::assemble::assemble;
 use crate::engine::{self, Profile};
-use crate::{conformance, network, output, paths, process, tools};
+use crate::{conformance, device, network, output, paths, process, tools};
 use crate::{fuzz, guests};
 
 /// Install what tests need, then run formatting, lints, dependency rules, docs, unit, property and end-to-end tests.
@@ -93,6 +93,11 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         conformance(&bins, args.full, &mut count)?;
     }
 
+    if args.only.is_none() {
+        stage("virtual devices with the packages installed", began);
+        devices(&bins, args.full, &mut count)?;
+    }
+
     for name in &count.skipped {
         output::warn(&format!("skipped: {name}"));
     }
@@ -134,6 +139,27 @@ fn conformance(bins: &Path, full: bool, count: &mut Count) -> Result<()> {
     let found = conformance::run(bins, !full, None, false)?;
     count.passed += found.passed;
     count.failed += found.failed;
+    Ok(())
+}
+
+/// A virtual device, a few scenarios; or both architectures and all of them.
+fn devices(bins: &Path, full: bool, count: &mut Count) -> Result<()> {
+    // Programs of the other architecture are built for this alone, which a short run has no time for.
+    let archs: &[Arch] = if full { &[Arch::X86_64, Arch::Aarch64] } else { &[Arch::X86_64] };
+    for &arch in archs {
+        let outcomes = match device::check(arch, full, bins) {
+            Ok(outcomes) => outcomes,
+            Err(error) if error.is::<crate::apt::Unavailable>() || error.is::<device::NotHere>() => {
+                count.skipped.push(format!("the virtual {} device: {error:#}", arch.name()));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        output::result(&device::table(&outcomes));
+        let failed = outcomes.iter().filter(|outcome| outcome.failed.is_some()).count() as u64;
+        count.failed += failed;
+        count.passed += outcomes.len() as u64 - failed;
+    }
     Ok(())
 }
 

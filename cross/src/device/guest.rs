@@ -26,6 +26,8 @@ const SECONDS: u64 = 120;
 pub(super) enum Network {
     /// To this machine, as 10.0.2.2.
     Up,
+    /// It has a network device, and nothing makes use of it.
+    Unplugged,
     /// It has no network device at all.
     Absent,
 }
@@ -252,13 +254,16 @@ fn dying_with_us(command: Command) -> Command {
 
 fn command(machine: &Machine, image: &Image, setup: &Setup<'_>, console: &Path, socket: &Path) -> Command {
     let mut kernel = format!("console={} quiet net.ifnames=0 systemd.show_status=1", machine.serial(0));
+    if setup.network == Network::Unplugged {
+        kernel.push_str(" lab.unplugged");
+    }
     kernel.extend(setup.init.into_iter().flat_map(|init| [" INIT=", init]));
     let mut command = machine.command(&image.initramfs(), &kernel);
     command.args(["-m", "1024", "-serial", &format!("file:{}", option(console))]);
     // QEMU's usual cache: a flush of the device's is a flush here, and what it wrote before a cut is there after it.
     command.args(["-drive", &format!("file={},format=raw,if=virtio", option(setup.disk))]);
     command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", option(setup.stick))]);
-    if setup.network == Network::Up {
+    if setup.network != Network::Absent {
         command.args(["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile="]);
     }
     if let Some(clock) = setup.clock {

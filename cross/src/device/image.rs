@@ -24,6 +24,7 @@ const INIT: &str = include_str!("files/init.sh");
 const SHELL: &str = include_str!("files/shell.sh");
 /// Where busybox is the first process.
 const INITTAB: &str = include_str!("files/inittab");
+const NET: &str = include_str!("files/net.sh");
 const RC: &str = include_str!("files/rc.sh");
 const UNITS: [(&str, &str); 2] = [
     ("lab-net.service", include_str!("files/lab-net.service")),
@@ -107,8 +108,9 @@ impl Image {
             bail!("`mke2fs` is not installed (package e2fsprogs): the virtual device's disk is made with it");
         }
         let dir = paths::target()?.join("tools").join(format!("device-{}", arch.name()));
-        let mut recipe =
-            format!("{LAYOUT} {SIZE} {MASKED:?} {BUSYBOX:?} {DROPPED:?} {UNITS:?}{INIT}{SHELL}{INITTAB}{RC}");
+        let mut recipe = format!(
+            "{LAYOUT} {SIZE} {MASKED:?} {BUSYBOX:?} {DROPPED:?} {UNITS:?}{INIT}{SHELL}{INITTAB}{RC}{NET}"
+        );
         recipe.extend(MODULES);
         fetch::install(&pins, &recipe, &dir, |unpacked, new| {
             initramfs(machine, &new.join("initramfs.cpio"))?;
@@ -195,6 +197,7 @@ fn fill(root: &Path, arch: Arch, pins: &Pins) -> Result<()> {
     }
     write("etc/inittab", INITTAB)?;
     write("usr/lib/lab/rc.sh", RC)?;
+    write("usr/lib/lab/net.sh", NET)?;
     layout::create(&root.join("etc/init.d"))?;
     write("usr/lib/lab/shell.sh", SHELL)?;
     let shell = root.join("usr/lib/lab/shell.sh");

@@ -9,7 +9,7 @@ mod scenarios;
 mod site;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -50,14 +50,26 @@ pub(crate) struct Args {
 }
 
 /// How a scenario ended.
-struct Outcome {
+pub(crate) struct Outcome {
     /// Architecture and scenario.
-    name: String,
+    pub(crate) name: String,
     /// What went wrong.
-    failed: Option<String>,
+    pub(crate) failed: Option<String>,
     seconds: f64,
     notes: Vec<String>,
 }
+
+/// Marks that no virtual device can be had on this kind of machine.
+#[derive(Debug)]
+pub(crate) struct NotHere;
+
+impl std::fmt::Display for NotHere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("QEMU is pinned for x86_64 machines only")
+    }
+}
+
+impl std::error::Error for NotHere {}
 
 /// Runs the command.
 pub(crate) fn main(args: &Args) -> Result<()> {
@@ -94,6 +106,16 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The short form for `cargo xtask test`, or all of it.
+pub(crate) fn check(arch: Arch, full: bool, bins: &Path) -> Result<Vec<Outcome>> {
+    if Arch::host()? != Arch::X86_64 {
+        return Err(NotHere.into());
+    }
+    let selected: Vec<&Scenario> = SCENARIOS.iter().filter(|s| s.smoke || full).collect();
+    let packages = Packages::ensure(arch, None, !full)?;
+    run(arch, &Binaries::in_dir(bins)?, &packages, &selected, if full { 50 } else { 1 })
 }
 
 fn run(
@@ -137,7 +159,7 @@ fn run(
 }
 
 /// All outcomes, a line each, and what was measured below it.
-fn table(outcomes: &[Outcome]) -> String {
+pub(crate) fn table(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     for outcome in outcomes {
         let how = if outcome.failed.is_none() { "passed" } else { "FAILED" };

@@ -107,6 +107,11 @@ impl Site {
         self.start(&Setup { disk: &self.disk(), stick: &stick, network, clock, init })
     }
 
+    /// Gives a device that was unplugged its network.
+    pub(super) fn plug_in(&mut self) -> Result<()> {
+        self.ok("sh /usr/lib/lab/net.sh").map(drop)
+    }
+
     /// Switches it on without a network and with this stick.
     pub(super) fn boot_stick(&mut self, stick: &Path) -> Result<()> {
         let (network, clock, init) = (Network::Absent, None, None);
@@ -324,12 +329,12 @@ impl Site {
         output::step("kept", &format!("logs in {}", dir.display()));
     }
 
-    /// A device that is on and whose shell answers, whatever happened before.
+    /// Switches it off and on after a scenario failed, whatever state that left.
     pub(super) fn recover(&mut self) -> Result<()> {
-        if self.guest.as_mut().is_none_or(|guest| guest.ok("true").is_err()) {
-            self.boot(Network::Up)?;
+        if self.off().is_err() {
+            self.cut();
         }
-        Ok(())
+        self.boot(Network::Up)
     }
 }
 

@@ -10,12 +10,7 @@ mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=0755 tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 hostname device
-ip link set lo up
-if [ -e /sys/class/net/eth0 ]; then
-    ip addr add 10.0.2.15/24 dev eth0
-    ip link set eth0 up
-    ip route add default via 10.0.2.2
-fi
+sh /usr/lib/lab/net.sh
 for script in /etc/init.d/*; do
     [ ! -x "$script" ] || "$script" start
 done
