@@ -61,6 +61,9 @@ fn dispatch(cli: &Cli) -> Result<()> {
             let (unattended, reads, json) = (*unattended, *reads, output.json());
             sideload::run(sideload::Options { path, unattended, reads, json }, &layout)
         }
+        Command::Image(cli::ImageVerb::Import { source, name }) => {
+            local::import_image(&layout, source, name.as_deref())
+        }
         Command::Status { output } => local::status(&layout, output.json()),
         Command::Cri(verb) => local::cri(&layout, verb),
         Command::Doctor { output } => local::doctor(&layout, output.json()),

@@ -145,6 +145,12 @@ shoal-agent enroll --key-command 'tpm2_sign -Q -c 0x81010001 -g sha256 -f plain 
         #[command(flatten)]
         output: Output,
     },
+    /// Bring images to this device without a registry.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  shoal-agent image import oci-archive:/media/usb/app.tar app:1.0\n  shoal-agent images"
+    )]
+    Image(ImageVerb),
     /// Show this device: membership, trust, deployments and what each waits for.
     #[command(after_help = "Examples:\n  shoal-agent status\n  shoal-agent status --output json")]
     Status {
@@ -168,6 +174,49 @@ shoal-agent enroll --key-command 'tpm2_sign -Q -c 0x81010001 -g sha256 -f plain 
     Points,
 }
 
+/// What can be done with images that lie in files.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageVerb {
+    /// Import every image of an archive or layout, by skopeo's words for them
+    ///
+    /// A deployment whose digest it has uses it without a registry; `runp` and `create` use it by its name. Read as the agent's
+    /// user, who must be able to reach it.
+    #[command(
+        after_help = "Examples:\n  shoal-agent image import docker-archive:app.tar\n  shoal-agent image import oci-archive:app.tar app:1.0\n  shoal-agent image import oci:/media/usb/layout"
+    )]
+    Import {
+        /// `docker-archive:FILE`, `oci-archive:FILE` or `oci:FOLDER`.
+        #[arg(value_name = "TRANSPORT:PATH", value_parser = ImageSource::parse)]
+        source: ImageSource,
+        /// What a single image is called; else what the archive says.
+        name: Option<String>,
+    },
+}
+
+/// Where an image lies, in skopeo's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageSource {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Whether it is a folder.
+    pub is_folder: bool,
+}
+
+impl ImageSource {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (transport, path) = text.split_once(':').unwrap_or(("", text));
+        let is_folder = match transport {
+            "docker-archive" | "oci-archive" => false,
+            "oci" | "oci-dir" => true,
+            _ => return Err("write docker-archive:FILE, oci-archive:FILE or oci:FOLDER".to_owned()),
+        };
+        if path.is_empty() {
+            return Err(format!("{transport}: of which path?"));
+        }
+        Ok(Self { path: path.into(), is_folder })
+    }
+}
+
 impl Command {
     /// Whether errors are to be printed as JSON.
     pub(crate) fn json(&self) -> bool {
@@ -177,7 +226,7 @@ impl Command {
             | Self::Status { output }
             | Self::Doctor { output } => output.json(),
             Self::Cri(verb) => verb.json(),
-            Self::Run => false,
+            Self::Run | Self::Image(_) => false,
             #[cfg(feature = "failpoints")]
             Self::Points => false,
         }
@@ -188,6 +237,16 @@ impl Command {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn an_image_is_named_by_skopeos_transports() {
+        let parsed = |text| ImageSource::parse(text).map(|s| (s.path, s.is_folder));
+        assert_eq!(parsed("docker-archive:a.tar"), Ok(("a.tar".into(), false)));
+        assert_eq!(parsed("oci-archive:/x/a:b.tar"), Ok(("/x/a:b.tar".into(), false)));
+        assert_eq!(parsed("oci:/x"), Ok(("/x".into(), true)));
+        assert_eq!(parsed("oci-dir:/x"), Ok(("/x".into(), true)));
+        assert!(parsed("a.tar").is_err() && parsed("oci:").is_err() && parsed("docker://x").is_err());
+    }
 
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_examples() {

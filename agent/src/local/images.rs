@@ -3,8 +3,8 @@
 //! All of it as the agent's uid, never as uid 0: every byte of an image is hostile.
 
 use super::{list, runtime, show};
-use crate::cli::CriOutput;
 use crate::cli::cri::CriFormat;
+use crate::cli::{CriOutput, ImageSource};
 use crate::enroll;
 use crate::failure::{Explained, Kind};
 use crate::identity::Files;
@@ -148,6 +148,18 @@ pub(super) fn load(layout: &Layout, file: &Path, name: Option<&str>) -> Result<(
         output::line(&format!("Loaded image: {}", shoal_runtime::full(&name)));
     }
     Ok(())
+}
+
+/// `shoal-agent image import`.
+pub(crate) fn import(layout: &Layout, source: &ImageSource, name: Option<&str>) -> Result<()> {
+    let kind = std::fs::metadata(&source.path).map(|m| m.is_dir());
+    if kind.is_ok_and(|is_folder| is_folder != source.is_folder) {
+        let (is, wanted) =
+            if source.is_folder { ("file", "oci-archive or docker-archive") } else { ("folder", "oci") };
+        let text = format!("{} is a {is}, which {wanted} names", source.path.display());
+        return Err(Explained::new(Kind::Usage, text).into());
+    }
+    load(layout, &source.path, name)
 }
 
 pub(super) fn images(layout: &Layout, quiet: bool, no_trunc: bool, format: CriFormat) -> Result<()> {

@@ -10,6 +10,7 @@ mod show;
 mod status;
 mod view;
 
+pub(crate) use images::import as import_image;
 pub(crate) use status::status;
 
 use crate::cli::cri::Verb;

@@ -174,3 +174,47 @@ fn a_stick_counts_as_the_activation_order_when_uid_0_gives_it_and_not_by_itself(
     wait_runs(&fleet, 1);
     fleet.lab.stop().unwrap();
 }
+
+#[test]
+fn a_stick_that_is_put_in_is_taken_by_the_packages_own_script_and_never_written_to() {
+    let test = "a_stick_that_is_put_in_is_taken_by_the_packages_own_script_and_never_written_to";
+    if needs_root(test) {
+        return;
+    }
+    let mut fleet = fleet();
+    fleet.import_wat("sleeps:1", SLEEPS);
+    fleet.apply(&manifest("app", "sleeps:1", "Always", ""));
+    offline_device(&mut fleet);
+    let stick = fleet.dir.path().join("stick");
+    std::fs::create_dir(&stick).unwrap();
+    std::fs::rename(bundle(&fleet, "app.shoal"), stick.join("app.shoal")).unwrap();
+    // A file system in a file, as a stick has one; filled without mounting it.
+    let device = fleet.file("stick.img", "");
+    std::fs::File::options().write(true).open(&device).unwrap().set_len(8 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-d", utf8(&stick), utf8(&device)]).output();
+    if !made.is_ok_and(|m| m.status.success()) {
+        return skipped(test, "needs mkfs.ext4");
+    }
+    let before = std::fs::read(&device).unwrap();
+    let work = fleet.dir.path().join("work");
+    std::fs::create_dir(&work).unwrap();
+    std::fs::set_permissions(&work, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/package/scripts/stick.sh");
+    // Its mounts are its own, as the unit has it.
+    let done = Finished::of(
+        Command::new("unshare")
+            .args(["-m", "sh", utf8(&script), utf8(&device)])
+            .current_dir(&work)
+            .env("SHOAL_AGENT", fleet.lab.binary("shoal-agent"))
+            .env("SHOAL_ROOT", &fleet.lab.devices[0].root),
+    )
+    .unwrap();
+    if done.stderr.contains("loop device") {
+        return skipped(test, "needs loop devices");
+    }
+    assert_eq!(done.code, Some(0), "{}{}", done.stdout, done.stderr);
+    assert!(done.stdout.contains("2 documents accepted"), "{}", done.stdout);
+    wait_runs(&fleet, 1);
+    assert!(std::fs::read(&device).unwrap() == before, "not a byte of the stick changed");
+    fleet.lab.stop().unwrap();
+}

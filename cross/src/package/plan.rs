@@ -111,7 +111,7 @@ pub(super) struct Entry {
 pub(super) type Tree = BTreeMap<String, Entry>;
 
 /// Files from `deploy/package`: package, path, source.
-const DEPLOYED: [(Package, &str, &str); 13] = [
+const DEPLOYED: [(Package, &str, &str); 16] = [
     (Package::Agent, "etc/shoal/policy.toml", "etc/policy.toml"),
     (Package::Agent, "etc/default/shoal-agent", "etc/default-shoal-agent"),
     (Package::Agent, "usr/lib/sysusers.d/shoal-agent.conf", "etc/sysusers-shoal-agent.conf"),
@@ -121,6 +121,9 @@ const DEPLOYED: [(Package, &str, &str); 13] = [
     (Package::Agent, "usr/lib/systemd/system/shoal-guard.service", "systemd/shoal-guard.service"),
     (Package::Agent, "usr/lib/systemd/system/shoal-agent.service", "systemd/shoal-agent.service"),
     (Package::Agent, "usr/share/doc/shoal-agent/examples/init", "../examples/init/shoal"),
+    (Package::Agent, "usr/lib/systemd/system/shoal-stick@.service", "systemd/shoal-stick@.service"),
+    (Package::Agent, "usr/lib/udev/rules.d/60-shoal-stick.rules", "udev/60-shoal-stick.rules"),
+    (Package::Agent, "usr/lib/shoal/stick.sh", "scripts/stick.sh"),
     (Package::Controller, "etc/default/shoald", "etc/default-shoald"),
     (Package::Controller, "usr/lib/sysusers.d/shoal-controller.conf", "etc/sysusers-shoal-controller.conf"),
     (Package::Controller, "usr/lib/systemd/system/shoald.service", "systemd/shoald.service"),
@@ -248,12 +251,15 @@ mod tests {
             ("usr/lib/shoal/shoal-agent", 0o755),
             ("usr/lib/shoal/shoal-guard", 0o755),
             ("usr/lib/shoal/shoal-runner", 0o755),
+            ("usr/lib/shoal/stick.sh", 0o644),
             ("usr/lib/systemd/system/shoal-agent.service", 0o644),
             ("usr/lib/systemd/system/shoal-guard.service", 0o644),
             ("usr/lib/systemd/system/shoal-payload.service", 0o644),
+            ("usr/lib/systemd/system/shoal-stick@.service", 0o644),
             ("usr/lib/systemd/system/shoal.slice", 0o644),
             ("usr/lib/sysusers.d/shoal-agent.conf", 0o644),
             ("usr/lib/tmpfiles.d/shoal-agent.conf", 0o644),
+            ("usr/lib/udev/rules.d/60-shoal-stick.rules", 0o644),
             ("usr/sbin/shoal-guard", 0o777),
             ("usr/share/doc/shoal-agent/copyright", 0o644),
             ("usr/share/doc/shoal-agent/examples/init", 0o644),
