@@ -81,6 +81,12 @@ points! {
     SIDELOAD_DOCUMENT = "sideload_document";
     /// A report left, its acknowledgement did not come yet.
     REPORT_SENT = "report_sent";
+    /// Software: all that was missing of a release was handed to supervise.
+    SOFTWARE_BROUGHT = "software_brought";
+    /// Software: before supervise is asked for the change.
+    SOFTWARE_SWITCH = "software_switch";
+    /// Software: before supervise hears that what runs works.
+    SOFTWARE_CONFIRM = "software_confirm";
 }
 
 /// Passes a point.

@@ -10,7 +10,7 @@ pub(crate) fn describe(layout: &Layout, features: &FeatureSet, name: Option<&str
     let uname = uname();
     let memory = sysinfo();
     System {
-        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        agent: shoal_ipc::running_version(env!("CARGO_PKG_VERSION")),
         engine: features.engine.clone(),
         architecture: std::env::consts::ARCH.to_owned(),
         kernel: uname.release().to_string_lossy().into_owned(),

@@ -13,8 +13,8 @@ use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::{DeviceId, FleetId, Timestamp};
 use shoal_protocol::latest::{
-    Config, Controller, Deployment, DeviceRecord, Document as Payload, EntryKind, Fact, Kind, Report, Secret,
-    Snapshot,
+    Config, Controller, Deployment, DeviceRecord, Document as Payload, EntryKind, Fact, Kind, Release,
+    Report, Secret, Snapshot,
 };
 use shoal_protocol::verify::{Expect, Known, verify};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -255,16 +255,25 @@ fn stored<T: Payload>(envelope: &[u8]) -> Result<(T, shoal_protocol::ids::Digest
     Ok((document, envelope.identity()))
 }
 
-fn stored_input(envelope: &[u8]) -> Result<Input> {
+/// A config, secret or release that was verified.
+pub(crate) fn stored_input(envelope: &[u8]) -> Result<Input> {
     let kind = Envelope::parse(envelope).context("is no envelope")?.kind().map_err(|e| anyhow!("{e}"))?;
     let bytes = bytes::Bytes::copy_from_slice(envelope);
-    Ok(if kind == Kind::Secret {
-        let (s, _) = stored::<Secret>(envelope)?;
-        Input { kind: EntryKind::Secret, name: s.name, sequence: s.sequence, envelope: bytes }
-    } else {
-        let (c, _) = stored::<Config>(envelope)?;
-        Input { kind: EntryKind::Config, name: c.name, sequence: c.sequence, envelope: bytes }
-    })
+    let (kind, name, sequence, target) = match kind {
+        Kind::Secret => {
+            let (s, _) = stored::<Secret>(envelope)?;
+            (EntryKind::Secret, s.name, s.sequence, None)
+        }
+        Kind::Release => {
+            let (r, _) = stored::<Release>(envelope)?;
+            (EntryKind::Release, r.name, r.sequence, Some(Arc::new(r.target)))
+        }
+        _ => {
+            let (c, _) = stored::<Config>(envelope)?;
+            (EntryKind::Config, c.name, c.sequence, None)
+        }
+    };
+    Ok(Input { kind, name, sequence, envelope: bytes, target })
 }
 
 /// The event of a fact as the store names it.

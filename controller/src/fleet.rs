@@ -9,7 +9,7 @@ use shoal_controller_core::view::{self, DeviceFile};
 use shoal_controller_core::{HEARTBEAT_LIMIT, api};
 use shoal_protocol::ids::{DeviceId, Digest, Name, Timestamp};
 use shoal_protocol::latest::{
-    Deployment, DeviceRecord, Entry, EntryKind, Liveness, Revision, Selector, Snapshot, SnapshotRef,
+    Deployment, DeviceRecord, Entry, EntryKind, Liveness, Revision, Selector, Snapshot, SnapshotRef, Target,
 };
 use shoal_protocol::verify::{Known, TrustState, Viewpoint};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,13 +22,15 @@ pub(crate) struct Document {
     pub(crate) envelope: bytes::Bytes,
 }
 
-/// A config or secret with its exact bytes; of a secret nobody here can read more than its name and keys.
+/// A config, secret or release with its exact bytes; of a secret nobody here can read more than its name and keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Input {
     pub(crate) kind: EntryKind,
     pub(crate) name: Name,
     pub(crate) sequence: u64,
     pub(crate) envelope: bytes::Bytes,
+    /// Of a release: whom it is for. The others go to whom a deployment refers to them.
+    pub(crate) target: Option<Arc<Target>>,
 }
 
 /// One device.
@@ -267,7 +269,7 @@ impl Fleet {
         messages
     }
 
-    /// The configs and secrets that a device needs for these revisions.
+    /// The configs and secrets that a device needs for these revisions, and the releases that are for it.
     fn inputs_of(&self, id: &DeviceId, documents: &[(&Name, Revision)]) -> Vec<sync::Input> {
         let deployments = documents.iter().filter_map(|(_, r)| self.documents.get(&r.digest));
         let wanted = deployments.flat_map(|d| d.deployment.template.documents());
@@ -280,9 +282,22 @@ impl Fleet {
                     .map(|e| e.newest.digest),
             })
             .filter(|digest| self.inputs.contains_key(digest))
+            .chain(self.releases_of(id))
             .collect();
         let granted = |d: &Digest| self.grants.get(d).is_some_and(|all| all.contains_key(id));
         digests.into_iter().map(|digest| sync::Input { digest, granted: granted(&digest) }).collect()
+    }
+
+    /// The newest revision of each live release that selects a device.
+    fn releases_of(&self, id: &DeviceId) -> impl Iterator<Item = Digest> {
+        let labels = self.devices.get(id).map(|d| &d.file.record.labels);
+        let entries = self.current().into_iter().flat_map(|s| &s.document.entries);
+        let live = entries.filter(|e| e.kind == EntryKind::Release && e.liveness == Liveness::Live);
+        let selects = move |digest: &Digest| {
+            let target = self.inputs.get(digest).and_then(|i| i.target.as_ref());
+            target.zip(labels).is_some_and(|(t, labels)| t.selects(id, labels))
+        };
+        live.map(|e| e.newest.digest).filter(selects)
     }
 
     /// What the snapshot says of a config or secret.
@@ -434,12 +449,12 @@ pub(crate) fn listed(snapshot: &Snapshot) -> BTreeSet<Digest> {
         .collect()
 }
 
-/// The revisions of configs and secrets that a snapshot lists.
+/// The revisions of configs, secrets and releases that a snapshot lists.
 pub(crate) fn listed_inputs(snapshot: &Snapshot) -> BTreeSet<Digest> {
     snapshot
         .entries
         .iter()
-        .filter(|e| matches!(e.kind, EntryKind::Config | EntryKind::Secret) && e.liveness == Liveness::Live)
+        .filter(|e| e.kind != EntryKind::Deployment && e.liveness == Liveness::Live)
         .flat_map(|e| std::iter::once(e.newest.digest).chain(e.stable.map(|s| s.digest)))
         .collect()
 }

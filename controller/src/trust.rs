@@ -8,7 +8,9 @@ use shoal_controller_core::api;
 use shoal_controller_core::audit::{Event, action};
 use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::{Digest, FleetId, Name};
-use shoal_protocol::latest::{Config, Deployment, EntryKind, Grant, Kind, Liveness, Root, Secret, Snapshot};
+use shoal_protocol::latest::{
+    Config, Deployment, EntryKind, Grant, Key, Kind, Liveness, Release, Root, Secret, Snapshot,
+};
 use shoal_protocol::verify::{Expect, Standing, TrustState, Verdict, Verified, verify, verify_as};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -141,8 +143,8 @@ impl App {
         let mut inputs = BTreeMap::new();
         for api::Base64(envelope) in envelopes {
             let kind = Envelope::parse(&envelope).map_err(shoal_protocol::Refusal::from)?.kind()?;
-            if matches!(kind, Kind::Config | Kind::Secret) {
-                let (digest, input, event) = verify_input(envelope, kind, next)?;
+            if matches!(kind, Kind::Config | Kind::Secret | Kind::Release) {
+                let (digest, input, event) = verify_input(&envelope, kind, next)?;
                 events.push(event);
                 inputs.insert(digest, input);
                 continue;
@@ -163,10 +165,6 @@ impl App {
                 .hint("send every newly listed document together with the snapshot"))
         };
         for entry in &snapshot.entries {
-            if entry.kind == EntryKind::Release {
-                let message = format!("{}: releases cannot be listed yet", entry.name);
-                return Err(Problem::refused("unsupported_value", message));
-            }
             if entry.liveness == Liveness::Removed {
                 continue;
             }
@@ -298,19 +296,23 @@ fn row_of_input(digest: Digest, input: &Input) -> DocumentRow {
     DocumentRow { digest, name: input.name.to_string(), sequence: input.sequence, envelope }
 }
 
-fn verify_input(envelope: Vec<u8>, kind: Kind, next: &TrustState) -> Result<(Digest, Input, Event), Problem> {
-    let (digest, entry, name, sequence, signers) = if kind == Kind::Secret {
-        let v = verify_as::<Secret>(&envelope, next, now())?;
-        let d = v.document();
-        (v.identity(), EntryKind::Secret, d.name.clone(), d.sequence, v.signers().to_vec())
-    } else {
-        let v = verify_as::<Config>(&envelope, next, now())?;
-        let d = v.document();
-        (v.identity(), EntryKind::Config, d.name.clone(), d.sequence, v.signers().to_vec())
+fn verify_input(envelope: &[u8], kind: Kind, next: &TrustState) -> Result<(Digest, Input, Event), Problem> {
+    let (digest, signers) = match kind {
+        Kind::Secret => identity_of(&verify_as::<Secret>(envelope, next, now())?),
+        Kind::Release => identity_of(&verify_as::<Release>(envelope, next, now())?),
+        _ => identity_of(&verify_as::<Config>(envelope, next, now())?),
     };
+    let input = crate::app::stored_input(envelope).map_err(|e| {
+        Problem::refused("malformed", format!("a {} that verifies cannot be read: {e:#}", kind.as_str()))
+    })?;
+    let Input { name, sequence, .. } = &input;
     let event = Event::new(action::DOCUMENT, "operator", format!("{} {name}", kind.as_str()));
-    let event = event.number(sequence).signed(digest, &signers);
-    Ok((digest, Input { kind: entry, name, sequence, envelope: envelope.into() }, event))
+    let event = event.number(*sequence).signed(digest, &signers);
+    Ok((digest, input, event))
+}
+
+fn identity_of<T>(v: &Verified<T>) -> (Digest, Vec<Key>) {
+    (v.identity(), v.signers().to_vec())
 }
 
 /// Whether these are the bytes of the current snapshot: asking again after a lost answer is no conflict.

@@ -218,6 +218,7 @@ fn survey() -> Survey {
     s.take::<Config>();
     s.take::<Secret>();
     s.take::<Grant>();
+    s.take::<Release>();
     // Deep in a deployment, where few inventions reach.
     s.take::<KeyFile>();
     s.take::<VolumeSource>();

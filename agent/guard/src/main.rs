@@ -9,6 +9,7 @@ mod network;
 mod points;
 mod probe;
 mod say;
+mod software;
 mod supervise;
 
 use anyhow::{Context as _, bail};
@@ -94,14 +95,16 @@ fn run() -> anyhow::Result<()> {
     };
     match args.verb.as_str() {
         "help" | "" => say::out(HELP),
-        "version" => say::out(concat!("shoal-guard ", env!("CARGO_PKG_VERSION"), "\n")),
+        "version" => say::out(&format!("shoal-guard {}\n", shoal_ipc::running_version(software::BUILT))),
         "supervise" => {
             say::name("supervise");
             // Without root its children could then not set themselves up, and there are no walls to guard.
             if rustix::process::geteuid().is_root() {
                 hide_memory()?;
             }
-            supervise::run(layout()?)?;
+            let layout = layout()?;
+            software::launch(&layout);
+            supervise::run(layout)?;
         }
         "admit" => {
             say::name("admit");

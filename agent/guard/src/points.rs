@@ -5,7 +5,7 @@
 
 /// All of them.
 #[cfg(feature = "failpoints")]
-const ALL: [&str; 8] = [
+const ALL: [&str; 11] = [
     "admit::verified",
     "admit::before_commit",
     "admit::committed",
@@ -14,6 +14,9 @@ const ALL: [&str; 8] = [
     "admit::enroll",
     "supervise::recorded",
     "supervise::end",
+    "supervise::release_placed",
+    "supervise::switched",
+    "supervise::proved",
 ];
 
 /// Passes a point.

@@ -66,6 +66,12 @@ impl Image {
             let detail = format!("{manifest} is an index: name the manifest for wasm in it");
             return Err(Error::refused(Code::AmbiguousManifest, detail));
         };
+        if m.config.media_type == crate::release::ARTIFACT_TYPE {
+            let detail = format!(
+                "{manifest} is a release of the device's own software: nothing to run in a container"
+            );
+            return Err(Error::refused(Code::NotWasm, detail));
+        }
         let (form, config, files) = match classify(&m)? {
             Form::Artifact => {
                 let file = artifact_file(store, &m)?;
@@ -92,7 +98,9 @@ pub(crate) fn blobs_of(manifest: &Manifest) -> Result<Vec<Descriptor>> {
             out.push(blob.clone());
         }
     }
-    classify(manifest)?;
+    if manifest.config.media_type != crate::release::ARTIFACT_TYPE {
+        classify(manifest)?;
+    }
     if manifest.config.size > limits::DOCUMENT {
         let detail =
             format!("a configuration of {} bytes, the limit is {}", manifest.config.size, limits::DOCUMENT);

@@ -28,6 +28,8 @@ mod path;
 #[cfg(feature = "images")]
 mod reference;
 #[cfg(feature = "images")]
+pub mod release;
+#[cfg(feature = "images")]
 mod resolve;
 #[cfg(feature = "images")]
 mod store;

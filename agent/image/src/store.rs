@@ -125,6 +125,19 @@ impl Store {
         }
     }
 
+    /// Keeps what the packed blob `packed` holds (gzip, zstd or plain), if it is what was expected.
+    pub fn unpack(&self, packed: &Digest, expect: Expect) -> Result<(Digest, u64)> {
+        self.unpack_into(packed, self, expect)
+    }
+
+    /// The same, kept in another store.
+    pub(crate) fn unpack_into(&self, packed: &Digest, to: &Self, expect: Expect) -> Result<(Digest, u64)> {
+        let blob = self.open_blob(packed)?;
+        let mut reader =
+            crate::compression::unpacked(blob).context(|| format!("cannot read the blob {packed}"))?;
+        to.put_from(&mut reader, expect)
+    }
+
     /// Begins a blob; dropped unfinished, it leaves nothing.
     pub fn writer(&self, expect: Expect) -> Result<BlobWriter> {
         let dir = self.incoming();

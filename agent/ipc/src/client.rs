@@ -2,6 +2,7 @@
 //!
 //! All calls block up to their time-out; from async code call them where blocking is allowed.
 
+use crate::software::SoftwareInfo;
 use crate::types::{
     Applied, CompiledInfo, ContainerState, Digest, EnrollMaterial, FactList, FeatureSet, GuardStatus,
     ModuleState, PrepareStage, StatsInfo, TrustSummary,
@@ -15,6 +16,8 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(20);
 /// For copies of large modules; supervise's own limit is shorter.
 const COPY: Duration = Duration::from_secs(150);
+/// A change of software, whose programs are tried before.
+const SWITCH: Duration = Duration::from_mins(1);
 /// A start whose pod has to be given its network first: more than supervise lets plugins take, or let them take back.
 const START: Duration = Duration::from_mins(1);
 
@@ -111,6 +114,11 @@ impl AdmitClient {
     /// The exact envelope of an accepted deployment.
     pub fn deployment(&mut self, name: &str, sequence: u64) -> Result<Vec<u8>, Error> {
         self.document("deployment", name, sequence)
+    }
+
+    /// The exact envelope of an accepted release.
+    pub fn release(&mut self, name: &str, sequence: u64) -> Result<Vec<u8>, Error> {
+        self.document("release", name, sequence)
     }
 
     /// The exact envelope of a root; version 0 is the newest.
@@ -298,6 +306,24 @@ impl SuperviseClient {
             Msg::FeaturesAre { features } => Ok(features),
             other => unexpected(&other),
         }
+    }
+
+    /// How the device's own software is.
+    pub fn software(&mut self) -> Result<SoftwareInfo, Error> {
+        match self.0.call(&Msg::Software {}, &[], SOON)?.msg {
+            Msg::SoftwareIs { info } => Ok(info),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Changes to the release that is offered, all of whose files are there.
+    pub fn switch(&mut self, release: Digest) -> Result<(), Error> {
+        done(&self.0.call(&Msg::Switch { ticket: release }, &[], SWITCH)?)
+    }
+
+    /// Says that the software which runs works.
+    pub fn confirm(&mut self) -> Result<(), Error> {
+        done(&self.0.call(&Msg::Confirm {}, &[], SOON)?)
     }
 
     /// The guard's own state; uid 0 only.

@@ -42,6 +42,8 @@ impl Layout {
         agent_db = "var/lib/shoal/agent/agent.db";
         /// Image blobs.
         blobs = "var/lib/shoal/agent/blobs";
+        /// Blobs of releases on their way.
+        release_blobs = "var/lib/shoal/agent/releases";
         /// The agent's keys and certificates.
         identity = "var/lib/shoal/agent/identity";
         /// Supervise's folder.
@@ -68,6 +70,8 @@ impl Layout {
         local_tickets = "var/lib/shoal/supervise/local";
         /// What uid 0's own pods are, for the local commands.
         local_dir = "var/lib/shoal/local";
+        /// The device's own software, where that is not the installed one.
+        releases = "var/lib/shoal/releases";
         /// Facts that admit has not acknowledged.
         facts = "var/lib/shoal/supervise/facts";
         /// The parent of all logs.

@@ -12,6 +12,7 @@ mod memfd;
 mod message;
 mod notify;
 mod runner;
+mod software;
 mod ticket;
 mod types;
 mod wire;
@@ -28,6 +29,10 @@ pub use notify::Notify;
 pub use runner::{
     Bind, CompileResult, Content, ContentFile, ContentFolder, EndRecord, Entry, ExitFact, ImageFile, Jail,
     Launch, Needs, NetworkPlace, Preopen, ProofRecord, Rootfs, Spec,
+};
+pub use software::{
+    FailedRelease, Offer, Place, RELEASE_MAX, ReleaseTicket, Software, SoftwareInfo, SoftwareState, Trial,
+    running_version, version_in,
 };
 pub use ticket::{
     CONTENTS_COUNT, CONTENTS_MAX, EnvVar, Limits, Network, PrivateVar, ProbeAction, ProbeKind, Restart,

@@ -1,5 +1,6 @@
 //! The message table: every message, its tag, how many descriptors it carries, and its fields in order.
 
+use crate::software::SoftwareInfo;
 use crate::types::{
     Applied, CompiledInfo, ContainerState, Digest, FactEvent, FeatureSet, GuardStatus, ModuleState,
     PrepareStage, StatsInfo,
@@ -189,7 +190,15 @@ messages! {
         item: Digest,
     }
 
-    /// agent → supervise: the bytes of a module or file of a ticket.
+    /// admit → supervise: a sealed memfd with a `ReleaseTicket`: the one release that this device may change to.
+    Release = 45, 1 {}
+    /// supervise → admit: software of this version proved itself here.
+    Proved = 46, 0 {
+        /// `major.minor.patch`.
+        release: String,
+    }
+
+    /// agent → supervise: the bytes of a module or file of a ticket, or of a release.
     Stage = 60, 1 {
         /// The ticket.
         ticket: Digest,
@@ -330,6 +339,20 @@ messages! {
     }
     /// uid 0 → supervise: stop all containers, remove groups and mounts, end.
     Shutdown = 84, 0 {}
+    /// agent → supervise: how is the device's own software?
+    Software = 87, 0 {}
+    /// So.
+    SoftwareIs = 88, 0 {
+        /// Its state.
+        info: SoftwareInfo,
+    }
+    /// agent → supervise: all files are there: change to this release. After the answer supervise is the new one.
+    Switch = 89, 0 {
+        /// The release.
+        ticket: Digest,
+    }
+    /// agent → supervise: this software works: it reached whom it has to reach.
+    Confirm = 90, 0 {}
     /// uid 0 → supervise: a sealed memfd with an unsigned `Ticket`; taken where the device's policy allows it.
     LocalTicket = 110, 1 {}
     /// uid 0 → supervise: start a container of an unsigned ticket; its output is the caller's to read, not the log's.

@@ -10,6 +10,7 @@ mod guard;
 mod images;
 pub mod logs;
 mod named;
+mod releases;
 mod service;
 
 pub use cri::{
@@ -19,6 +20,7 @@ pub use error::{Error, Result};
 pub use guard::{Events, Guard};
 pub use images::{FilesystemUsage, ImageService, ImageStatus, PullSource, Wanted};
 pub use named::{PinnedImage, canonical, full};
+pub use releases::ReleaseService;
 pub use service::{
     AdmittedPod, ContainerRecord, CriService, NETWORK, OpenFile, PAGES, PodRecord, Records, RuntimeService,
     Seen, network_name,

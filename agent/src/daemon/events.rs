@@ -48,11 +48,13 @@ impl Daemon {
         let now = world::now(&self.world.trust);
         match event {
             GuardEvent::Up(Half::Admit) => {
+                self.software.stale = true;
                 self.admit_up = true;
                 self.refresh = true;
                 self.relist |= self.supervise_up;
             }
             GuardEvent::Up(Half::Supervise) => {
+                self.software.stale = true;
                 self.supervise_up = true;
                 self.relist = true;
                 // Whatever it was busy with is asked for again.
@@ -65,7 +67,7 @@ impl Daemon {
             }
             GuardEvent::Down(Half::Admit) => self.admit_up = false,
             GuardEvent::Down(Half::Supervise) => self.supervise_up = false,
-            GuardEvent::Said(Event::Changed) => self.refresh = true,
+            GuardEvent::Said(Event::Changed) => (self.refresh, self.software.stale) = (true, true),
             GuardEvent::Said(Event::Compiled { module, info }) => {
                 let module = Digest(module.0);
                 tracing::info!(%module, millis = info.millis, cache_hit = info.cache_hit, "compiled");

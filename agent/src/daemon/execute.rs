@@ -258,7 +258,7 @@ impl Daemon {
     }
 
     /// Where an image may be: the fleet's controller first, then the registry that its reference names.
-    fn sources(&self, reference: &str) -> Vec<PullSource> {
+    pub(super) fn sources(&self, reference: &str) -> Vec<PullSource> {
         let mut out = Vec::new();
         let own = self
             .api

@@ -16,7 +16,9 @@ mod logs;
 mod opening;
 pub(crate) mod renew;
 mod report;
+mod software;
 mod sources;
+mod turn;
 pub(crate) mod world;
 
 use crate::identity::{Files, IdentityKey};
@@ -28,13 +30,13 @@ use execute::Fetched;
 use opening::{Held, not_enrolled};
 use renew::Renewal;
 use report::Uplink;
-use shoal_agent_core::plan::plan;
 use shoal_agent_core::report::Coalescer;
 use shoal_ipc::{Layout, Notify};
-use shoal_protocol::ids::{DeviceId, FleetId, Timestamp};
+use shoal_protocol::ids::{DeviceId, FleetId};
 use shoal_protocol::latest::PodStatus;
-use shoal_runtime::{Guard, ImageService, RuntimeService};
+use shoal_runtime::{Guard, ImageService, ReleaseService, RuntimeService};
 use sources::{GuardEvent, Half};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,6 +63,8 @@ enum Wake {
     Link(LinkEvent),
     /// A fetch ended.
     Fetched(Fetched),
+    /// A fetch of the device's own software ended.
+    Brought(software::Brought),
     /// A request for another certificate was answered, or not.
     Renewed(Box<renew::Answer>),
     /// Time has come for what the plan, a report, the uplink or a retry waited for.
@@ -80,6 +84,8 @@ enum Ended {
     Joined,
     /// Somebody asked for it.
     Stopped,
+    /// The programs that are to run are in this folder.
+    Elsewhere(PathBuf),
 }
 
 /// What was told last, to see what changed.
@@ -99,6 +105,9 @@ struct Daemon {
     guard: Guard,
     runtime: RuntimeService,
     images: ImageService,
+    releases: ReleaseService,
+    software: software::State,
+    is_joined: bool,
     store: Store,
     world: World,
     admit_up: bool,
@@ -124,30 +133,53 @@ struct Daemon {
     streams: Vec<tokio::task::JoinHandle<()>>,
     fetches: Arc<Semaphore>,
     fetched: mpsc::Sender<Fetched>,
+    brought: mpsc::Sender<software::Brought>,
 }
 
 /// `shoal-agent run`. Must be called before any thread is started.
 pub(crate) fn run(layout: &Layout) -> Result<()> {
+    follow_guard(layout);
     privilege::become_agent(layout)?;
-    let _lock = lock::take(&layout.agent_dir())?;
+    let lock = lock::take(&layout.agent_dir())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .thread_keep_alive(Duration::from_secs(2))
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(live(layout))
+    let ended = runtime.block_on(live(layout))?;
+    drop(runtime);
+    drop(lock);
+    if let Ended::Elsewhere(folder) = ended {
+        let error = software::become_agent_of(&folder);
+        // The service manager starts the installed one again, which tries once more.
+        anyhow::bail!("{} cannot be executed: {error}", folder.join("shoal-agent").display());
+    }
+    Ok(())
+}
+
+/// Guard and agent are of one release. Where the guard runs from a release, its agent takes over from the installed one.
+fn follow_guard(layout: &Layout) {
+    if let Some(folder) = software::elsewhere(layout) {
+        tracing::info!(folder = %folder.display(), "going on as the agent of the release that runs");
+        let error = software::become_agent_of(&folder);
+        tracing::error!(%error, folder = %folder.display(), "the agent of the release cannot be executed");
+    }
 }
 
 /// Serves without a certificate until there is one, then with it.
-async fn live(layout: &Layout) -> Result<()> {
+async fn live(layout: &Layout) -> Result<Ended> {
     let Some(key) = Files::new(layout).load_key()? else { return Err(not_enrolled(layout)) };
     // From here on it only waits: for an operator's word, a guard, a disk. What it waits for is in its log and in `doctor`.
     let manager = Notify::from_env();
     manager.ready();
     tokio::spawn(stay_alive(manager));
-    while serve(layout, &key).await? == Ended::Joined {}
-    Ok(())
+    loop {
+        let ended = serve(layout, &key).await?;
+        if ended != Ended::Joined {
+            return Ok(ended);
+        }
+    }
 }
 
 async fn serve(layout: &Layout, key: &IdentityKey) -> Result<Ended> {
@@ -195,11 +227,16 @@ async fn serve(layout: &Layout, key: &IdentityKey) -> Result<Ended> {
     }
     let (fetched, mut hear_fetched) = mpsc::channel(16);
     let (answers, mut hear_renewal) = mpsc::channel(1);
+    let (brought, mut hear_brought) = mpsc::channel(1);
+    let releases = ReleaseService::open(guard.clone())?;
     let facts_told = store.facts_in_outbox()?;
     let mut daemon = Daemon {
         name: files.load_name()?,
         runtime: RuntimeService::new(guard.clone()),
         images,
+        releases,
+        software: software::State::new(store.counter()),
+        is_joined,
         world: World::new(store.records()?),
         admit_up: false,
         supervise_up: false,
@@ -229,6 +266,7 @@ async fn serve(layout: &Layout, key: &IdentityKey) -> Result<Ended> {
         link,
         tls,
         fetched,
+        brought,
     };
     tracing::info!(device = %daemon.device, fleet = %daemon.fleet, "running");
     let mut resync = Instant::now() + spread(RESYNC);
@@ -240,32 +278,18 @@ async fn serve(layout: &Layout, key: &IdentityKey) -> Result<Ended> {
             Some(e) = hear_link.recv() => Wake::Link(e),
             Some(e) = hear_fetched.recv() => Wake::Fetched(e),
             Some(e) = renew::answered(&mut hear_renewal) => e,
+            Some(e) = hear_brought.recv() => Wake::Brought(e),
             all = &mut joining => Wake::Joined(all.map(|c| c.is_some())),
             () = tokio::time::sleep_until(at.into()) => if at >= resync { Wake::Resync } else { Wake::Time },
             _ = terminate.recv() => Wake::Stop("SIGTERM"),
             _ = interrupt.recv() => Wake::Stop("SIGINT"),
         };
         tracing::trace!(?wake, "woke");
-        match wake {
-            Wake::Stop(signal) => {
-                tracing::info!(signal, "stopping; containers go on running");
-                daemon.persist();
-                return Ok(Ended::Stopped);
-            }
-            Wake::Joined(joined) => {
-                daemon.persist();
-                return if joined? { Ok(Ended::Joined) } else { Err(not_enrolled(layout)) };
-            }
-            Wake::Resync => {
-                resync = Instant::now() + spread(RESYNC);
-                daemon.refresh = true;
-                daemon.relist = true;
-            }
-            Wake::Time => {}
-            Wake::Guard(event) => daemon.guard_said(event),
-            Wake::Link(event) => daemon.link_said(event).await,
-            Wake::Fetched(fetched) => daemon.fetch_ended(fetched),
-            Wake::Renewed(answer) => daemon.renewal_ended(*answer),
+        if matches!(wake, Wake::Resync) {
+            resync = Instant::now() + spread(RESYNC);
+        }
+        if let Some(ended) = daemon.woke(wake).await? {
+            return Ok(ended);
         }
     }
 }
@@ -280,116 +304,4 @@ async fn stay_alive(mut manager: Notify) {
 
 fn spread(d: Duration) -> Duration {
     d + d / 10 * u32::try_from(entropy::draw() % 100).unwrap_or(0) / 100
-}
-
-impl Daemon {
-    fn millis(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Looks, plans, acts and tells, until nothing is left to do now.
-    async fn turn(&mut self) {
-        let ahead = |t: &Instant| *t > Instant::now();
-        self.held_back = self.held_back.filter(ahead);
-        self.look_again = self.look_again.filter(ahead);
-        self.submit_inbox().await;
-        for _ in 0..ROUNDS {
-            self.look().await;
-            let now = world::now(&self.world.trust);
-            let next = plan(&self.world.desired, &self.world.observed, now);
-            let wait = |at: Timestamp| Instant::now() + Duration::from_secs(at.0.saturating_sub(now.0));
-            self.next_plan = next.next_wake.map(wait);
-            // Nothing is done on what was not looked at.
-            let ready = self.supervise_up && !self.relist && self.held_back.is_none();
-            if next.steps.is_empty() || !ready {
-                break;
-            }
-            for step in next.steps {
-                self.execute(step).await;
-            }
-        }
-        self.tend_certificate();
-        self.note_changes();
-        self.persist();
-        if self.may_report() && self.coalescer.due() <= self.millis() {
-            self.report().await;
-        }
-        self.tend_uplink();
-    }
-
-    /// A report of what was never looked at would say that nothing is here.
-    fn may_report(&self) -> bool {
-        self.admit_up && self.supervise_up && !self.relist && !self.world.trust.fleet.is_empty()
-    }
-
-    /// Asks again what was said to have changed.
-    async fn look(&mut self) {
-        if self.look_again.is_some() {
-            return;
-        }
-        if self.refresh && self.admit_up {
-            match self.world.refresh_desired(&self.guard).await {
-                Ok(()) => self.refresh = false,
-                Err(error) => {
-                    tracing::warn!(%error, "admission does not say what it holds");
-                    self.look_again = Some(Instant::now() + HOLD_BACK);
-                }
-            }
-            self.follow_root().await;
-        }
-        if self.relist && self.supervise_up {
-            match self.world.refresh_observed(&self.runtime).await {
-                Ok(()) => self.relist = false,
-                Err(error) => {
-                    tracing::warn!(error = %error.chain(), "supervise does not say what runs");
-                    self.look_again = Some(Instant::now() + HOLD_BACK);
-                }
-            }
-        }
-    }
-
-    /// Plans nothing for a moment: the last step did not work, and would be the next plan's again.
-    fn hold_back(&mut self) {
-        self.held_back = Some(Instant::now() + HOLD_BACK);
-    }
-
-    /// Writes the records that changed. What cannot be written now is tried again.
-    fn persist(&mut self) {
-        if self.storage_retry.is_some_and(|t| t > Instant::now()) {
-            return;
-        }
-        for digest in std::mem::take(&mut self.world.dirty) {
-            let Some(pod) = self.world.observed.pods.get(&digest) else { continue };
-            if let Err(error) = self.store.save_record(&digest, &pod.record) {
-                self.world.dirty.insert(digest);
-                self.storage_failed(&error);
-                return;
-            }
-        }
-        if self.storage_retry.take().is_some() {
-            self.storage_broken = false;
-        }
-    }
-
-    fn storage_failed(&mut self, error: &anyhow::Error) {
-        tracing::error!(error = %format!("{error:#}"), "storage_unavailable: it goes on in memory and is tried again");
-        self.storage_broken = true;
-        self.storage_retry = Some(Instant::now() + STORAGE_RETRY);
-    }
-
-    fn next_wake(&self) -> Instant {
-        let report = self.begun + Duration::from_millis(self.coalescer.due());
-        let report = self.may_report().then_some(report);
-        let uplink = self.uplink.as_ref().map(Uplink::due);
-        let all = [
-            self.next_plan,
-            self.held_back,
-            self.look_again,
-            self.storage_retry,
-            uplink,
-            report,
-            self.renewal.due(),
-        ];
-        all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + RESYNC)
-    }
 }

@@ -15,8 +15,7 @@ use shoal_protocol::codec;
 use shoal_protocol::envelope::seal_document;
 use shoal_protocol::ids::{Bytes, Digest, Timestamp};
 use shoal_protocol::latest::{
-    EntryKind, Heartbeat, Held, HeldDocument, Hello, Kind, PodStatus, RefusalCount, Report, Revision,
-    SnapshotRef,
+    EntryKind, Heartbeat, Held, HeldDocument, Hello, PodStatus, RefusalCount, Report, Revision, SnapshotRef,
 };
 use shoal_protocol::topics::Topic;
 use std::time::{Duration, Instant};
@@ -87,7 +86,11 @@ fn essence(status: &PodStatus) -> PodStatus {
 
 fn held_document(d: &shoal_ipc::HeldDocument) -> Option<HeldDocument> {
     Some(HeldDocument {
-        kind: if d.kind == Kind::Secret.as_str() { EntryKind::Secret } else { EntryKind::Config },
+        kind: match d.kind.as_str() {
+            "secret" => EntryKind::Secret,
+            "release" => EntryKind::Release,
+            _ => EntryKind::Config,
+        },
         name: d.name.parse().ok()?,
         revision: Revision { sequence: d.sequence, digest: Digest(d.digest.0) },
         open: d.open,
@@ -150,6 +153,9 @@ impl Daemon {
         add(!self.admit_up, "admission_unavailable");
         add(!self.supervise_up, "supervision_unavailable");
         for (yes, code) in self.renewal.conditions(world::now(&self.world.trust)) {
+            add(yes, code);
+        }
+        for (yes, code) in self.software.conditions() {
             add(yes, code);
         }
         all.sort();
@@ -331,6 +337,7 @@ impl Daemon {
             tracing::warn!(counter, "an acknowledgement of reports that were never made is ignored");
             return;
         }
+        self.software.acknowledged(counter);
         match self.store.acknowledged(counter) {
             Ok(0) => {}
             Ok(facts) if self.admit_up => {

@@ -5,6 +5,7 @@ mod bundle;
 mod demo;
 mod devices;
 mod receipt;
+mod release;
 mod run;
 mod secret;
 mod setup;
@@ -15,6 +16,7 @@ pub(crate) use bundle::{BundleCommand, BundleCreate, BundleInspect, BundleVerify
 pub(crate) use demo::{Demo, DemoKeeper, DemoOffer};
 pub(crate) use devices::{Approve, Decommission, Deny, Provision};
 pub(crate) use receipt::{ReceiptCommand, ReceiptImport};
+pub(crate) use release::{Release, ReleasePack, ReleasePublish};
 pub(crate) use run::{Keeper, Run};
 pub(crate) use secret::{Secret, SecretGrant, SecretSet};
 pub(crate) use setup::{ImageCommand, ImageImport, Login, Token, TokenCreate};
@@ -105,18 +107,21 @@ pub(crate) enum Command {
     /// Tidies up after `run`; started by it only.
     #[command(hide = true)]
     RunKeeper(Keeper),
-    /// List devices, deployments, pods, configs or secrets.
+    /// List devices, deployments, pods, configs, secrets or releases.
     Get(Get),
     /// Show all about one device, deployment, pod, config or secret.
     Describe(Describe),
     /// Print a deployment's log.
     Logs(Logs),
-    /// End a deployment, config or secret on all devices.
+    /// End a deployment, config, secret or release on all devices.
     #[command(subcommand)]
     Delete(Delete),
     /// Seal secrets, give them new values, and grant them to devices.
     #[command(subcommand)]
     Secret(Secret),
+    /// Change the software of the devices themselves: agent, guard and engine.
+    #[command(subcommand)]
+    Release(Release),
     /// Make and list the join files that let devices enrol.
     #[command(subcommand)]
     Token(Token),
@@ -178,6 +183,9 @@ pub(crate) enum Resource {
     /// Secrets; never what is in them.
     #[value(alias = "secret")]
     Secrets,
+    /// Releases of the devices' own software, and how far each has come.
+    #[value(alias = "release")]
+    Releases,
     /// What devices refused.
     #[value(alias = "refusal")]
     Refusals,
@@ -325,6 +333,8 @@ pub(crate) enum Delete {
     Config(DeleteArgs),
     /// Sign the next snapshot with this secret removed: devices forget it, and what needs it starts no more.
     Secret(DeleteArgs),
+    /// Sign the next snapshot with this release ended: devices that did not change to it do not any more.
+    Release(DeleteArgs),
 }
 
 #[derive(Debug, Args)]

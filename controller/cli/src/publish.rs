@@ -129,7 +129,7 @@ impl Keyring {
             }
             let what = format!("somebody who may remove {}", entry.name);
             let more = self.of_one(root, &what, |r| {
-                r.name == RoleName::Deployment && r.may_remove && entry.name.as_str().starts_with(&r.prefix)
+                r.name == role_of(entry.kind) && r.may_remove && entry.name.as_str().starts_with(&r.prefix)
             })?;
             keys.extend(more);
         }
@@ -141,6 +141,11 @@ impl Keyring {
         }
         seal(snapshot, &distinct.iter().map(|k| *k as &dyn Signer).collect::<Vec<_>>())
     }
+}
+
+/// The role that signs documents of a kind, and ends their names.
+pub(crate) fn role_of(kind: EntryKind) -> RoleName {
+    if kind == EntryKind::Release { RoleName::Release } else { RoleName::Deployment }
 }
 
 /// Whether an entry ends a name, or raises its floor.
@@ -279,14 +284,15 @@ pub(crate) fn keep(
     Ok(version)
 }
 
-/// Signs a draft of a deployment, config or secret and checks it before anybody is asked, as if it were listed already.
+/// Signs a draft of a deployment, config, secret or release and checks it before anybody is asked, as if it were listed already.
 pub(crate) fn precheck<T: Document>(
     trust: &Trust,
     ring: &Keyring,
     name: &Name,
     document: &T,
 ) -> Result<Sealed> {
-    let (envelope, digest) = ring.seal(trust.root()?, RoleName::Deployment, name.as_str(), document)?;
+    let role = if T::KIND == Kind::Release { RoleName::Release } else { RoleName::Deployment };
+    let (envelope, digest) = ring.seal(trust.root()?, role, name.as_str(), document)?;
     let mut alone = trust.state.clone();
     alone.snapshot = None;
     match verify(&envelope, &alone, now(), Expect::Only(T::KIND)) {

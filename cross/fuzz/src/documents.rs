@@ -9,8 +9,8 @@ use shoal_protocol::codec::{self, Limits, Value};
 use shoal_protocol::envelope::{self, Envelope};
 use shoal_protocol::ids::{Digest, Name, Timestamp};
 use shoal_protocol::latest::{
-    Config, Deployment, DeviceRecord, EntryKind, Fact, Grant, Kind, Order, Report, Root, Secret, Snapshot,
-    Token,
+    Config, Deployment, DeviceRecord, EntryKind, Fact, Grant, Kind, Order, Release, Report, RoleName, Root,
+    Secret, Snapshot, Token,
 };
 use shoal_protocol::verify::{Expect, Known, Standing, TrustState, Verdict, Viewpoint, time, verify};
 use shoal_protocol::{Ed25519Signer, Signer};
@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 /// Who may hold a pen: the index is the low half of the flags; 0 is whoever the kind asks for.
-const SEEDS: [u8; 10] = [
+const SEEDS: [u8; 11] = [
     seed::ROOT,
     seed::SNAPSHOT,
     seed::DEPLOY,
@@ -29,6 +29,7 @@ const SEEDS: [u8; 10] = [
     seed::ATTEST,
     seed::WEB,
     seed::STRANGER,
+    seed::RELEASE,
 ];
 const OBSERVER: u8 = 0x10;
 const UNLISTED: u8 = 0x20;
@@ -46,6 +47,12 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let fleet = Fleet::new();
     let mut state = fleet.state.clone();
     state.tokens.push(fleet.token());
+    // The wire's samples are of a fleet without it.
+    if let Some(anchor) = &mut state.anchor {
+        let mut root = (*anchor.root.document).clone();
+        root.roles.push(fleet::role(RoleName::Release, 1, &[seed::RELEASE]));
+        anchor.root.document = Arc::new(root);
+    }
     let mut signed: BTreeSet<Digest> =
         samples().iter().filter_map(|(_, e)| Some(Envelope::parse(e).ok()?.identity())).collect();
     // What the fleet began with is held, and the seed of a whole envelope.
@@ -67,9 +74,8 @@ fn right(kind: Kind) -> u8 {
         Kind::Order => seed::ONLINE,
         Kind::Report => seed::IDENTITY,
         Kind::Fact => seed::ATTEST,
-        Kind::Deployment | Kind::Config | Kind::Secret | Kind::Grant | Kind::Release | Kind::Removal => {
-            seed::DEPLOY
-        }
+        Kind::Deployment | Kind::Config | Kind::Secret | Kind::Grant | Kind::Removal => seed::DEPLOY,
+        Kind::Release => seed::RELEASE,
     }
 }
 
@@ -82,6 +88,7 @@ fn may_sign(verdict: &Verdict, signed_by: &[u8]) -> bool {
         Verdict::Config(d) => named(&d.document().name),
         Verdict::Secret(d) => named(&d.document().name),
         Verdict::Grant(d) => named(&d.document().name),
+        Verdict::Release(_) => by(seed::RELEASE),
         Verdict::Device(d) => by(seed::ENROLL) || by(seed::TOKEN) && d.document().sequence == 1,
         other => by(right(other.kind())),
     }
@@ -176,6 +183,7 @@ fn expected(kind: Kind) -> Expect {
         | Kind::Config
         | Kind::Secret
         | Kind::Grant
+        | Kind::Release
         | Kind::Device
         | Kind::Order => Expect::Delivered,
         other => Expect::Only(other),
@@ -196,7 +204,8 @@ fn read(kind: Kind, body: &[u8]) {
         Kind::Config => decode::<Config>(body),
         Kind::Secret => decode::<Secret>(body),
         Kind::Grant => decode::<Grant>(body),
-        Kind::Release | Kind::Removal => decode::<Value>(body),
+        Kind::Release => decode::<Release>(body),
+        Kind::Removal => decode::<Value>(body),
     }
 }
 
@@ -213,6 +222,7 @@ fn list(state: &mut TrustState, kind: Kind, body: &[u8]) {
         Kind::Deployment => codec::decode::<Deployment>(body, limits).map(|d| (d.name, d.sequence)),
         Kind::Config => codec::decode::<Config>(body, limits).map(|d| (d.name, d.sequence)),
         Kind::Secret => codec::decode::<Secret>(body, limits).map(|d| (d.name, d.sequence)),
+        Kind::Release => codec::decode::<Release>(body, limits).map(|d| (d.name, d.sequence)),
         _ => return,
     };
     let Ok((name, sequence)) = named else { return };
@@ -220,6 +230,7 @@ fn list(state: &mut TrustState, kind: Kind, body: &[u8]) {
     listed.kind = match kind {
         Kind::Config => EntryKind::Config,
         Kind::Secret => EntryKind::Secret,
+        Kind::Release => EntryKind::Release,
         _ => EntryKind::Deployment,
     };
     if let Some(held) = &state.snapshot {

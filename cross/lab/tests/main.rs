@@ -29,6 +29,7 @@ mod sideload;
 mod sideload_attacks;
 mod sideload_faults;
 mod sideload_secrets;
+mod software;
 mod unconfined;
 mod upgrade;
 mod volumes;

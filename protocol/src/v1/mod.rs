@@ -11,6 +11,7 @@ mod device;
 mod fleet;
 mod messages;
 mod pod;
+mod release;
 
 pub use config::*;
 pub use deployment::*;
@@ -18,6 +19,7 @@ pub use device::*;
 pub use fleet::*;
 pub use messages::*;
 pub use pod::*;
+pub use release::*;
 
 /// What kind of document an envelope carries; its content type says so under the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +44,7 @@ pub enum Kind {
     Config,
     /// Sealed values.
     Secret,
-    /// Reserved: an agent or engine update.
+    /// Software of the device itself.
     Release,
     /// Reserved: the end of a name.
     Removal,
@@ -89,7 +91,7 @@ impl Kind {
 
     /// Whether only the name exists so far.
     pub fn is_reserved(self) -> bool {
-        matches!(self, Self::Release | Self::Removal)
+        matches!(self, Self::Removal)
     }
 
     /// The most bytes that an envelope of this kind may have.
@@ -97,10 +99,10 @@ impl Kind {
         match self {
             Self::Root => 64 << 10,
             Self::Snapshot => 512 << 10,
-            Self::Deployment | Self::Config | Self::Secret => 60 << 10,
+            Self::Deployment | Self::Config | Self::Secret | Self::Release => 60 << 10,
             Self::Report => 256 << 10,
             Self::Device | Self::Token | Self::Order => 8 << 10,
-            Self::Fact | Self::Grant | Self::Release | Self::Removal => 4 << 10,
+            Self::Fact | Self::Grant | Self::Removal => 4 << 10,
         }
     }
 }
@@ -119,5 +121,5 @@ macro_rules! documents {
 
 documents! {
     Root: Root, Snapshot: Snapshot, Deployment: Deployment, DeviceRecord: Device, Token: Token, Order: Order,
-    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant
+    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant, Release: Release
 }

@@ -125,7 +125,7 @@ pub(super) fn verify<T: Named>(case: &Case<'_>) -> Result<Verified<T>, Refusal> 
     case.check_epoch(head.epoch)?;
     let revision = Revision { sequence: head.sequence, digest: case.identity };
     let pinned = case.state.pins(T::ENTRY, name, &revision);
-    let held = check_sequence(case, T::ENTRY, &head, &revision, pinned)?;
+    let held = check_sequence(case, T::ENTRY, (name, head.epoch), &revision, pinned)?;
     check_floor(case, T::ENTRY, name, head.epoch, &revision)?;
     if !held {
         // Whoever signed the deployment, which was listed, has named these very bytes.
@@ -139,22 +139,22 @@ pub(super) fn verify<T: Named>(case: &Case<'_>) -> Result<Verified<T>, Refusal> 
 }
 
 /// Whether exactly this revision is held; refuses lower, forked and leaping sequences.
-fn check_sequence(
+pub(super) fn check_sequence(
     case: &Case<'_>,
     kind: EntryKind,
-    head: &Head<'_>,
+    (name, epoch): (&Name, u64),
     revision: &Revision,
     pinned: bool,
 ) -> Result<bool, Refusal> {
-    let (name, sequence) = (head.name, revision.sequence);
+    let sequence = revision.sequence;
     let Some(history) = case.state.documents.get(&(kind, name.clone())) else { return Ok(case.is_stored()) };
     if history.holds(revision) {
         return Ok(true);
     }
-    if history.epoch > head.epoch && !case.is_stored() {
-        return refuse(Code::Rollback, format!("{name}: of epoch {}, {} is held", head.epoch, history.epoch));
+    if history.epoch > epoch && !case.is_stored() {
+        return refuse(Code::Rollback, format!("{name}: of epoch {epoch}, {} is held", history.epoch));
     }
-    if history.epoch < head.epoch {
+    if history.epoch < epoch {
         return Ok(case.is_stored());
     }
     if history.revisions.contains_key(&sequence) {

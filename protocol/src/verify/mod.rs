@@ -10,6 +10,7 @@ mod deployment;
 mod device;
 mod documents;
 mod exec;
+mod release;
 mod root;
 mod signatures;
 mod snapshot;
@@ -19,6 +20,7 @@ pub mod template;
 pub mod time;
 
 pub use config::{MAX_DATA, MAX_KEYS, is_key};
+pub use release::{MAX_BYTES as MAX_RELEASE_BYTES, MAX_FILES as MAX_RELEASE_FILES, PROGRAMS};
 pub use root::{check_root, disposition};
 pub use signatures::good_signers;
 pub use state::{
@@ -30,7 +32,7 @@ use crate::envelope::Envelope;
 use crate::ids::{Digest, FleetId, Timestamp};
 use crate::refusal::{Code, Refusal};
 use crate::v1::{
-    Config, Deployment, DeviceRecord, Document, Fact, Grant, Key, Kind, Order, Report, Root, Secret,
+    Config, Deployment, DeviceRecord, Document, Fact, Grant, Key, Kind, Order, Release, Report, Root, Secret,
     Snapshot, Token,
 };
 use signatures::Signed;
@@ -42,7 +44,7 @@ pub const MAX_JUMP: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// On a device, whatever came by network, USB or relay: root, snapshot, deployment, config,
-    /// secret, grant, device record or order.
+    /// secret, grant, release, device record or order.
     Delivered,
     /// This kind and no other, new.
     Only(Kind),
@@ -65,6 +67,7 @@ impl Expect {
                         | Kind::Config
                         | Kind::Secret
                         | Kind::Grant
+                        | Kind::Release
                         | Kind::Device
                         | Kind::Order
                 )
@@ -154,6 +157,8 @@ pub enum Verdict {
     Secret(Verified<Secret>),
     /// A grant of a secret.
     Grant(Verified<Grant>),
+    /// A release.
+    Release(Verified<Release>),
 }
 
 impl Verdict {
@@ -171,6 +176,7 @@ impl Verdict {
             Self::Config(_) => Kind::Config,
             Self::Secret(_) => Kind::Secret,
             Self::Grant(_) => Kind::Grant,
+            Self::Release(_) => Kind::Release,
         }
     }
 
@@ -188,6 +194,7 @@ impl Verdict {
             Self::Config(v) => v.identity,
             Self::Secret(v) => v.identity,
             Self::Grant(v) => v.identity,
+            Self::Release(v) => v.identity,
         }
     }
 
@@ -205,6 +212,7 @@ impl Verdict {
             Self::Config(v) => v.standing,
             Self::Secret(v) => v.standing,
             Self::Grant(v) => v.standing,
+            Self::Release(v) => v.standing,
         }
     }
 }
@@ -322,9 +330,8 @@ pub fn verify(
         Kind::Config => config::verify(&case).map(Verdict::Config),
         Kind::Secret => config::verify(&case).map(Verdict::Secret),
         Kind::Grant => config::verify_grant(&case).map(Verdict::Grant),
-        Kind::Release | Kind::Removal => {
-            refuse(Code::UnsupportedVersion, format!("{} is reserved", kind.as_str()))
-        }
+        Kind::Release => release::verify(&case).map(Verdict::Release),
+        Kind::Removal => refuse(Code::UnsupportedVersion, format!("{} is reserved", kind.as_str())),
     }
 }
 
@@ -354,7 +361,7 @@ macro_rules! from_verdict {
 
 from_verdict! {
     Root: Root, Snapshot: Snapshot, Deployment: Deployment, DeviceRecord: Device, Token: Token, Order: Order,
-    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant
+    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant, Release: Release
 }
 
 /// [`verify`] for one kind, known beforehand.

@@ -163,10 +163,12 @@ fn check_removals(case: &Case<'_>, old: &Snapshot, new: &Snapshot) -> Result<(),
     let Some(first) = ended.next() else { return Ok(()) };
     let anchor = case.anchor()?;
     let root = &anchor.root.document;
-    let may_remove: Vec<&Role> = roles(root, RoleName::Deployment).filter(|r| r.may_remove).collect();
-    let keys: Vec<&Key> = may_remove.iter().flat_map(|r| &r.keys).collect();
-    let tally = case.signed.tally(&keys, Some(anchor));
     for entry in std::iter::once(first).chain(ended) {
+        // Who may sign something of a kind may end it.
+        let role = if entry.kind == EntryKind::Release { RoleName::Release } else { RoleName::Deployment };
+        let may_remove: Vec<&Role> = roles(root, role).filter(|r| r.may_remove).collect();
+        let keys: Vec<&Key> = may_remove.iter().flat_map(|r| &r.keys).collect();
+        let tally = case.signed.tally(&keys, Some(anchor));
         if !may_remove.iter().any(|r| entry.name.as_str().starts_with(&r.prefix) && tally.meets(r)) {
             return refuse(
                 Code::RoleScope,

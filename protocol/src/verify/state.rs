@@ -97,7 +97,7 @@ impl Accepted {
     }
 }
 
-/// All revisions of one config or secret that are held.
+/// All revisions of one config, secret or release that are held.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DocumentHistory {
     /// The epoch of the highest one; a higher epoch begins anew.
@@ -171,7 +171,7 @@ pub struct TrustState {
     pub tokens: Vec<Token>,
     /// Accepted deployments by name.
     pub deployments: BTreeMap<Name, History>,
-    /// Held configs and secrets by kind and name.
+    /// Held configs, secrets and releases by kind and name.
     pub documents: BTreeMap<(EntryKind, Name), DocumentHistory>,
     /// Identities of held grants, by the secret and its sequence.
     pub grants: BTreeMap<(Name, u64), Digest>,
@@ -183,6 +183,8 @@ pub struct TrustState {
     pub fact: Option<Mark>,
     /// Where a new device begins.
     pub minima: Option<Minima>,
+    /// On a device: the newest agent version that proved healthy on it; empty before the first.
+    pub proved_agent: String,
     /// No document is older than this; stands in for the clock when that is behind.
     pub time_floor: Timestamp,
 }
@@ -226,6 +228,11 @@ impl TrustState {
             Verdict::Secret(v) => {
                 let d = v.document();
                 let key = (EntryKind::Secret, d.name.clone());
+                self.documents.entry(key).or_default().take(d.epoch, d.sequence, v.identity());
+            }
+            Verdict::Release(v) => {
+                let d = v.document();
+                let key = (EntryKind::Release, d.name.clone());
                 self.documents.entry(key).or_default().take(d.epoch, d.sequence, v.identity());
             }
             Verdict::Grant(v) => {

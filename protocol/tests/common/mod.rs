@@ -40,6 +40,7 @@ pub mod seed {
     pub const IDENTITY: u8 = 7;
     pub const ATTEST: u8 = 8;
     pub const WEB: u8 = 9;
+    pub const RELEASE: u8 = 10;
     pub const STRANGER: u8 = 99;
 }
 
@@ -313,6 +314,40 @@ impl Fleet {
             revision,
             issued_at: NOW,
             sealed: Bytes(vec![8; 80]),
+        }
+    }
+
+    pub fn release(&self, n: &str, sequence: u64, version: &str) -> Release {
+        let file = |path: &str, executable, packed| ReleaseFile {
+            path: path.into(),
+            size: 1000,
+            digest: Digest::of(path.as_bytes()),
+            executable,
+            packed,
+        };
+        let packed = Some(Blob { digest: Digest::of(b"packed"), size: 400 });
+        let build = |architecture: &str| Build {
+            architecture: architecture.into(),
+            reference: "registry.example/shoal:2".into(),
+            manifest: Digest::of(b"release manifest"),
+            files: vec![
+                file("engine/run/lib/libwasmedge.so.0", false, packed),
+                file("shoal-agent", true, packed),
+                file("shoal-guard", true, None),
+                file("shoal-runner", true, None),
+            ],
+        };
+        Release {
+            fleet: self.id.clone(),
+            epoch: 1,
+            name: name(n),
+            sequence,
+            issued_at: NOW,
+            not_after: NOW.plus(30 * DAY),
+            target: self.deployment("app", 1).target,
+            version: version.into(),
+            builds: vec![build("aarch64"), build("x86_64")],
+            deadline: Some(300),
         }
     }
 

@@ -22,6 +22,7 @@ impl Model {
             Kind::Config,
             Kind::Secret,
             Kind::Grant,
+            Kind::Release,
         ] {
             for document in self.store.documents(kind.as_str())? {
                 self.load(kind, &document)?;
@@ -46,6 +47,7 @@ impl Model {
                 match kind {
                     // Kept as bytes: its sequence still counts, and a later root may let it count again.
                     Kind::Deployment => self.hold_refused(&document.envelope)?,
+                    Kind::Release => self.remember_release(&document.envelope),
                     _ if is_about_signers(e.code) => self.keep_without_signers(kind, &document.envelope),
                     _ => {}
                 }

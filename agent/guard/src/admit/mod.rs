@@ -7,6 +7,7 @@ mod documents;
 mod facts;
 mod load;
 mod model;
+mod release;
 mod stock;
 mod store;
 mod summary;
@@ -75,6 +76,8 @@ struct Admit {
     serial: u64,
     /// What supervise was told last, by ticket, and with which configs and secrets.
     told: BTreeMap<Digest, (Permission, Digest)>,
+    /// The release that it was told of.
+    told_release: Option<shoal_ipc::Digest>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +97,7 @@ pub(crate) fn run(layout: &Layout, settings: Settings) -> anyhow::Result<()> {
     let store = Store::open(&path).with_context(|| format!("in {}", path.display()))?;
     let platform = Platform {
         architecture: std::env::consts::ARCH.to_owned(),
-        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        agent: shoal_ipc::running_version(crate::software::BUILT),
         engine: settings.engine,
     };
     let mut admit = Admit {
@@ -105,6 +108,7 @@ pub(crate) fn run(layout: &Layout, settings: Settings) -> anyhow::Result<()> {
         peers: BTreeMap::new(),
         serial: 0,
         told: BTreeMap::new(),
+        told_release: None,
     };
     admit.tell_supervise()?;
     admit.supervise.send_wait(&Msg::Done {}, &[], Duration::from_secs(5))?;
@@ -170,6 +174,14 @@ impl Admit {
                         Err(e) => say::error("a fact is not kept", &e),
                     }
                 }
+                Msg::Proved { release } => match self.model.proved(&release) {
+                    Ok(()) => {
+                        self.tell_supervise()?;
+                        self.changed();
+                    }
+                    // Said again by the agent's next connection.
+                    Err(e) => say::error("what proved itself is not kept", &e),
+                },
                 other => say::line(format!("{} is nothing that admit is told", other.name())),
             }
         }
@@ -217,7 +229,29 @@ impl Admit {
             changed = true;
         }
         self.told.retain(|d, _| standings.contains_key(d));
-        Ok(changed)
+        Ok(self.tell_release()? || changed)
+    }
+
+    /// Sends the release that this device may change to, or takes it back; whether that was something new.
+    fn tell_release(&mut self) -> anyhow::Result<bool> {
+        let offered = self.model.release_ticket();
+        let id = offered.as_ref().map(|t| t.id);
+        if id == self.told_release {
+            return Ok(false);
+        }
+        match (offered, self.told_release) {
+            (Some(ticket), _) => {
+                let fd = sealed_memfd(&shoal_ipc::encode(&ticket))?;
+                self.supervise.send_wait(&Msg::Release {}, &[fd.as_fd()], Duration::from_secs(5))?;
+            }
+            (None, Some(ticket)) => {
+                let msg = Msg::Withdraw { ticket, stop: false, grace: 0 };
+                self.supervise.send_wait(&msg, &[], Duration::from_secs(5))?;
+            }
+            (None, None) => {}
+        }
+        self.told_release = id;
+        Ok(true)
     }
 
     fn changed(&mut self) {
@@ -354,8 +388,8 @@ impl Admit {
             (Msg::Trust {}, _) => attach(Msg::TrustSummary {}, &self.model.summary()?.encode()),
             (Msg::Document { kind, name, sequence }, _) => {
                 let found = self.model.store.document(kind, name, *sequence).map_err(|e| storage(&e))?;
-                let public =
-                    ["root", "snapshot", "deployment", "config", "secret", "device"].contains(&kind.as_str());
+                let public = ["root", "snapshot", "deployment", "config", "secret", "release", "device"]
+                    .contains(&kind.as_str());
                 match found.filter(|_| public) {
                     Some(bytes) => attach(Msg::DocumentIs {}, &bytes),
                     None => {

@@ -4,6 +4,7 @@
 
 use super::decide::{Held, Permission, References, Revision, Standing, forgettable, standings};
 use super::documents::Documents;
+use super::release::Releases;
 use super::store::{Change, Document, Marks, Store, StoreError};
 use super::ticket;
 use crate::{clock, say};
@@ -59,6 +60,7 @@ pub(super) struct Model {
     pub(super) keys: Option<Keys>,
     pub(super) held: Held,
     pub(super) documents: Documents,
+    pub(super) releases: Releases,
     pub(super) fact_counter: u64,
 }
 
@@ -85,11 +87,12 @@ impl Model {
             own: keys.as_ref().map(Keys::own),
             platform: Some(platform),
             time_floor: Timestamp(store.number("time_floor")?),
+            proved_agent: store.text("proved_agent")?,
             ..TrustState::default()
         };
         let fact_counter = store.number("fact_counter")?;
-        let (held, documents) = (Held::new(), Documents::default());
-        let mut model = Self { store, trust, keys, held, documents, fact_counter };
+        let (held, documents, releases) = (Held::new(), Documents::default(), Releases::new());
+        let mut model = Self { store, trust, keys, held, documents, releases, fact_counter };
         model.load_all()?;
         model.trust.order_counter = model.store.number("order_counter")?;
         model.review()?;
@@ -116,6 +119,7 @@ impl Model {
     /// Looks at every held revision again: roots, floors, labels, versions or documents may have changed.
     fn review(&mut self) -> Result<(), StoreError> {
         self.review_documents()?;
+        self.review_releases()?;
         let keys: Vec<(Name, u64)> =
             self.held.iter().flat_map(|(n, all)| all.keys().map(|s| (n.clone(), *s))).collect();
         for (name, sequence) in keys {
@@ -199,7 +203,7 @@ impl Model {
         crate::points::point("admit::verified");
         let change = |c: &Change<'_>| {
             match kind {
-                Kind::Root | Kind::Deployment | Kind::Config | Kind::Secret | Kind::Grant => {
+                Kind::Root | Kind::Deployment | Kind::Config | Kind::Secret | Kind::Grant | Kind::Release => {
                     c.put(&document)?;
                 }
                 Kind::Order => c.set_number("order_counter", sequence)?,
@@ -288,7 +292,8 @@ impl Model {
 
     pub(super) fn forget_old(&mut self) -> Result<(), StoreError> {
         self.forget_revisions()?;
-        self.forget_documents()
+        self.forget_documents()?;
+        self.forget_releases()
     }
 
     fn forget_revisions(&mut self) -> Result<(), StoreError> {
@@ -388,6 +393,7 @@ fn described(verdict: &Verdict) -> Accepted {
         Verdict::Config(v) => (v.document().name.to_string(), v.document().sequence),
         Verdict::Secret(v) => (v.document().name.to_string(), v.document().sequence),
         Verdict::Grant(v) => (v.document().name.to_string(), v.document().revision.sequence),
+        Verdict::Release(v) => (v.document().name.to_string(), v.document().sequence),
         Verdict::Token(_) | Verdict::Report(_) | Verdict::Fact(_) => (String::new(), 0),
     };
     let known = verdict.standing() == Found::Held;

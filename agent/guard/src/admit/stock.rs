@@ -107,7 +107,7 @@ impl Model {
             .change(|c| old.iter().try_for_each(|(kind, name, s)| c.remove(kind.as_str(), name, *s)))?;
         let is_used = |kind, name: &Name, s: u64| named.contains(&(kind, name.to_string(), s));
         for ((kind, name), history) in &mut self.trust.documents {
-            history.revisions.retain(|s, _| is_used(*kind, name, *s));
+            history.revisions.retain(|s, _| *kind == EntryKind::Release || is_used(*kind, name, *s));
         }
         self.trust.documents.retain(|_, h| !h.revisions.is_empty());
         self.trust.grants.retain(|(name, s), _| is_used(EntryKind::Secret, name, *s));

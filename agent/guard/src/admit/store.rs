@@ -94,6 +94,11 @@ impl Store {
         Ok(q.query_row([key], |r| r.get(0)).optional()?)
     }
 
+    /// A text; empty where there is none.
+    pub(super) fn text(&self, key: &str) -> Result<String> {
+        Ok(self.meta(key)?.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default())
+    }
+
     pub(super) fn number(&self, key: &str) -> Result<u64> {
         let bytes = self.meta(key)?.and_then(|b| <[u8; 8]>::try_from(b).ok());
         Ok(bytes.map_or(0, u64::from_le_bytes))

@@ -54,7 +54,7 @@ impl Model {
                 .collect(),
             conditions: self.conditions(),
             fact_counter: self.fact_counter,
-            documents: self.documents.summary(),
+            documents: self.documents.summary().into_iter().chain(self.release_summary()).collect(),
         })
     }
 }

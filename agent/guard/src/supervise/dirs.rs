@@ -2,7 +2,7 @@
 
 use super::policy::Uids;
 use rustix::fs::{Gid, Uid};
-use shoal_ipc::Layout;
+use shoal_ipc::{Layout, Software};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -22,8 +22,10 @@ type Folder = (PathBuf, u32, Option<(u32, u32)>);
 /// Makes all folders. Without root (`uids` absent) owners stay as they are.
 pub(crate) fn set_up(layout: &Layout, uids: Option<&Uids>) -> Result<(), DirError> {
     let own = |pick: fn(&Uids) -> (u32, u32)| uids.map(pick);
-    let table: [Folder; 17] = [
+    let table: [Folder; 19] = [
         (layout.state(), 0o755, own(|_| (0, 0))),
+        (layout.releases(), 0o755, own(|_| (0, 0))),
+        (Software::new(layout).staging(), 0o700, own(|_| (0, 0))),
         (layout.run(), 0o755, own(|_| (0, 0))),
         (layout.logs(), 0o755, own(|_| (0, 0))),
         (layout.pod_logs(), 0o750, own(|u| (u.log, u.agent))),

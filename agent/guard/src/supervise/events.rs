@@ -95,7 +95,8 @@ impl Supervise {
             [self.admit.restart_at, self.log.restart_at, self.zygotes.restart_at].into_iter().flatten();
         let graves = self.graves.iter().map(Grave::due);
         let all = containers.chain(jobs).chain(services).chain(graves);
-        all.chain(self.networks.deadline()).chain(self.manager.due()).min()
+        let own = [self.networks.deadline(), self.manager.due(), self.releases.deadline()];
+        all.chain(own.into_iter().flatten()).min()
     }
 
     pub(super) fn handle(&mut self, token: Token, signals: &OwnedFd) -> Next {

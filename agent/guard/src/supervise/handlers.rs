@@ -18,13 +18,17 @@ impl Supervise {
         let containers = self.containers.keys().any(|k| k.0 == *ticket);
         let local = self.is_local(ticket);
         match self.tickets.get(ticket) {
-            None => Standing { containers, local, ..Standing::default() },
+            None => {
+                let release = self.releases.is(ticket);
+                Standing { containers, release, local, ..Standing::default() }
+            }
             Some(h) => Standing {
                 ticket: true,
                 withdrawn: h.withdrawn,
                 stageable: h.ticket.stageable,
                 startable: h.ticket.startable,
                 containers,
+                release: false,
                 local,
             },
         }
@@ -47,7 +51,13 @@ impl Supervise {
                     self.contents.take(item, &fd);
                 }
             }
+            Msg::Release {} => {
+                if let Some(fd) = fds.pop() {
+                    self.releases.take(&fd);
+                }
+            }
             Msg::Withdraw { ticket, stop, grace } => {
+                self.releases.withdraw(&ticket);
                 if let Some(held) = self.tickets.get_mut(&ticket) {
                     held.withdrawn = true;
                 }
@@ -172,7 +182,12 @@ impl Supervise {
             }
             Msg::Stage { ticket, item } => {
                 let fd = fd.ok_or_else(|| refuse("not_admitted", "no descriptor came along"))?;
-                if self.stage(id, &ticket, item, &fd)? { None } else { Some(Msg::Staged { item }) }
+                let waits = if self.releases.is(&ticket) {
+                    self.stage_release(id, item, &fd)?
+                } else {
+                    self.stage(id, &ticket, item, &fd)?
+                };
+                if waits { None } else { Some(Msg::Staged { item }) }
             }
             Msg::Have { ticket } => Some(self.have(&ticket)?),
             Msg::Compile { ticket, module } => {
@@ -228,6 +243,15 @@ impl Supervise {
                 Msg::ContainerIs { state } => Some(Msg::StatsAre { stats: state.stats }),
                 other => Some(other),
             },
+            Msg::Software {} => Some(self.software_is()),
+            Msg::Switch { .. } => {
+                self.switch()?;
+                Some(Msg::Done {})
+            }
+            Msg::Confirm {} => {
+                self.confirm()?;
+                Some(Msg::Done {})
+            }
             Msg::Features {} => Some(Msg::FeaturesAre { features: self.features() }),
             Msg::Status {} => Some(Msg::StatusIs { status: self.status() }),
             Msg::Shutdown {} => {

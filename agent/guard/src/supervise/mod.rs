@@ -36,6 +36,7 @@ mod record;
 mod runner;
 mod services;
 mod shutdown;
+mod software;
 mod spares;
 mod start;
 mod table;
@@ -48,6 +49,7 @@ use anyhow::Context as _;
 use cache::{Cache, Engine};
 use cgroup::Hierarchy;
 use container::{Container, Key};
+pub(crate) use dirs::write_durably;
 use events::Next;
 use facts::Facts;
 use graves::Grave;
@@ -62,6 +64,7 @@ pub(crate) use services::{PAIR_FD, SOCKETS_FD};
 pub(crate) use shoal_confine::process;
 use shoal_ipc::{Digest, Layout, Listener, Notify, Ticket};
 pub(crate) use shutdown::stop_leftovers;
+use software::Releases;
 use spares::Spares;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -135,6 +138,8 @@ pub(crate) struct Supervise {
     proof_trouble: Option<Trouble>,
     serial: u64,
     denied: u64,
+    /// The device's own software.
+    releases: Releases,
     /// Who asked for the end of everything.
     shutdown: Option<u64>,
     /// The service manager, where there is one.
@@ -169,6 +174,7 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
             }
         }
         supervise.timers();
+        supervise.software_due();
         supervise.spares_due();
         supervise.manager.beat(std::time::Instant::now());
         if supervise.shutdown.is_some() && supervise.all_ended() {
@@ -227,6 +233,7 @@ impl Supervise {
             proof_trouble: None,
             serial: u64::from(std::process::id()) << 20,
             denied: 0,
+            releases: Releases::open(&layout),
             shutdown: None,
             manager: Notify::default(),
             layout,

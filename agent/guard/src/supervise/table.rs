@@ -26,6 +26,8 @@ pub(crate) enum Needs {
     Stageable,
     /// A ticket that is not withdrawn, with leave to start.
     Startable,
+    /// Admission's permission for this release.
+    Release,
     /// A ticket, withdrawn or not, or containers that were started under one.
     Known,
 }
@@ -49,6 +51,7 @@ pub(crate) const TABLE: &[Rule] = &[
     rule("Ticket", &[From::Admit], Needs::Nothing),
     rule("Content", &[From::Admit], Needs::Nothing),
     rule("Withdraw", &[From::Admit], Needs::Nothing),
+    rule("Release", &[From::Admit], Needs::Nothing),
     rule("FactAck", &[From::Admit], Needs::Nothing),
     rule("Done", &[From::Admit], Needs::Nothing),
     rule("Attached", &[From::Log], Needs::Nothing),
@@ -56,6 +59,9 @@ pub(crate) const TABLE: &[Rule] = &[
     rule("Stream", &[From::Log], Needs::Nothing),
     rule("ListEnd", &[From::Log], Needs::Nothing),
     rule("Subscribe", ASKING, Needs::Nothing),
+    rule("Software", ASKING, Needs::Nothing),
+    rule("Switch", ASKING, Needs::Release),
+    rule("Confirm", ASKING, Needs::Nothing),
     rule("Features", ASKING, Needs::Nothing),
     rule("List", ASKING, Needs::Nothing),
     rule("Stage", ASKING, Needs::Stageable),
@@ -85,6 +91,8 @@ pub(crate) struct Standing {
     pub(crate) startable: bool,
     /// Containers were started under it.
     pub(crate) containers: bool,
+    /// It is a release that this device may change to.
+    pub(crate) release: bool,
     /// It is uid 0's own, unsigned: nobody else is answered about it.
     pub(crate) local: bool,
 }
@@ -93,6 +101,7 @@ pub(crate) struct Standing {
 pub(crate) fn named_ticket(msg: &Msg) -> Option<Digest> {
     match msg {
         Msg::Stage { ticket, .. }
+        | Msg::Switch { ticket }
         | Msg::Have { ticket }
         | Msg::Compile { ticket, .. }
         | Msg::Start { ticket, .. }
@@ -125,7 +134,8 @@ pub(crate) fn permitted(msg: &Msg, from: From, standing: Standing) -> Result<(),
     let live = standing.ticket && !standing.withdrawn;
     let good = match rule.needs {
         Needs::Nothing => true,
-        Needs::Stageable => live && standing.stageable,
+        Needs::Stageable => (live && standing.stageable) || (standing.release && name == "Stage"),
+        Needs::Release => standing.release,
         Needs::Startable => live && standing.startable,
         Needs::Known => standing.ticket || standing.containers,
     };
@@ -143,6 +153,7 @@ mod tests {
         stageable: true,
         startable: true,
         containers: true,
+        release: false,
         local: false,
     };
 
@@ -161,6 +172,30 @@ mod tests {
             assert!(permitted(&msg, From::Agent, FULL).is_ok(), "{}", msg.name());
             assert_eq!(named_ticket(&msg), Some(T));
         }
+    }
+
+    #[test]
+    fn c5_of_a_release_only_its_files_and_the_change_to_it_are_asked_for_and_only_with_admissions_word() {
+        let release = Standing { release: true, ..Standing::default() };
+        let switch = Msg::Switch { ticket: T };
+        for msg in [&switch, &Msg::Stage { ticket: T, item: T }] {
+            assert!(permitted(msg, From::Agent, release).is_ok(), "{}", msg.name());
+            assert!(permitted(msg, From::Agent, Standing::default()).is_err(), "{}", msg.name());
+            assert_eq!(named_ticket(msg), Some(T));
+        }
+        assert!(permitted(&switch, From::Agent, FULL).is_err(), "a deployment is no software");
+        for msg in [
+            Msg::Have { ticket: T },
+            Msg::Compile { ticket: T, module: T },
+            Msg::Start { ticket: T, container: 0, attempt: 1 },
+            Msg::Remove { ticket: T },
+        ] {
+            assert!(permitted(&msg, From::Agent, release).is_err(), "{}", msg.name());
+        }
+        for from in [From::Agent, From::Root, From::Log] {
+            assert!(permitted(&Msg::Release {}, from, release).is_err(), "{from:?}");
+        }
+        assert!(permitted(&Msg::Release {}, From::Admit, Standing::default()).is_ok());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use shoal_ipc::{
     Applied, CompiledInfo, ContainerState, Digest as Id, FactEvent, FeatureSet, GuardStatus, Msg,
-    PrepareStage, StatsInfo,
+    PrepareStage, SoftwareInfo, StatsInfo,
 };
 
 const OTHER: Id = Id([9; 32]);
@@ -32,7 +32,9 @@ pub(crate) fn agents(msg: &Msg) -> Agents {
         | Msg::Document { .. }
         | Msg::Facts { .. }
         | Msg::FactsDone { .. } => Agents::Admit,
-        Msg::List { .. } | Msg::Features { .. } => Agents::Supervise,
+        Msg::List { .. } | Msg::Features { .. } | Msg::Software { .. } | Msg::Confirm { .. } => {
+            Agents::Supervise
+        }
         Msg::Stage { .. }
         | Msg::Have { .. }
         | Msg::Compile { .. }
@@ -41,7 +43,9 @@ pub(crate) fn agents(msg: &Msg) -> Agents {
         | Msg::Remove { .. }
         | Msg::Stats { .. }
         | Msg::ReopenLog { .. } => Agents::WithATicket,
-        Msg::Hello { .. }
+        // Of a release's ticket, which is never a deployment's.
+        Msg::Switch { .. }
+        | Msg::Hello { .. }
         | Msg::Refused { .. }
         | Msg::Done { .. }
         | Msg::Accepted { .. }
@@ -54,6 +58,9 @@ pub(crate) fn agents(msg: &Msg) -> Agents {
         | Msg::Activate { .. }
         | Msg::Ticket { .. }
         | Msg::Withdraw { .. }
+        | Msg::Release { .. }
+        | Msg::Proved { .. }
+        | Msg::SoftwareIs { .. }
         | Msg::Fact { .. }
         | Msg::FactAck { .. }
         | Msg::Content { .. }
@@ -218,6 +225,12 @@ fn after(last: Option<&Msg>, ticket: Id, running: &ContainerState) -> Option<Msg
         Some(Msg::Retire { .. }) => Msg::DropPod { pod: "x".into() },
         Some(Msg::DropPod { .. }) => Msg::DropContainer { pod: "x".into(), container: "x".into() },
         Some(Msg::DropContainer { .. }) => Msg::Reopen { id: 1 },
-        Some(Msg::Reopen { .. }) => return None,
+        Some(Msg::Reopen { .. }) => Msg::Release {},
+        Some(Msg::Release { .. }) => Msg::Proved { release: "9.9.9".into() },
+        Some(Msg::Proved { .. }) => Msg::Software {},
+        Some(Msg::Software { .. }) => Msg::SoftwareIs { info: SoftwareInfo::default() },
+        Some(Msg::SoftwareIs { .. }) => Msg::Switch { ticket },
+        Some(Msg::Switch { .. }) => Msg::Confirm {},
+        Some(Msg::Confirm { .. }) => return None,
     })
 }

@@ -8,13 +8,14 @@ use crate::output;
 use crate::publish::{self, Keyring};
 use crate::trust::{self, Trust};
 use shoal_protocol::ids::Name;
-use shoal_protocol::latest::{Entry, EntryKind, Liveness, RoleName};
+use shoal_protocol::latest::{Entry, EntryKind, Liveness};
 
 pub(super) fn run(s: &Session, command: &Delete) -> Result<()> {
     let (kind, word, args) = match command {
         Delete::Deployment(a) => (EntryKind::Deployment, "deployment", a),
         Delete::Config(a) => (EntryKind::Config, "config", a),
         Delete::Secret(a) => (EntryKind::Secret, "secret", a),
+        Delete::Release(a) => (EntryKind::Release, "release", a),
     };
     let DeleteArgs { name, signing, yes, output } = args;
     let ring = Keyring::open(&s.home, &signing.keys)?;
@@ -27,15 +28,17 @@ pub(super) fn run(s: &Session, command: &Delete) -> Result<()> {
                     .hint(format!("list them with `shoal get {word}s`"))
             },
         )?;
-        let allowed =
-            trust.root()?.roles.iter().any(|r| {
-                r.name == RoleName::Deployment && r.may_remove && name.as_str().starts_with(&r.prefix)
-            });
+        let allowed = trust.root()?.roles.iter().any(|r| {
+            r.name == publish::role_of(kind) && r.may_remove && name.as_str().starts_with(&r.prefix)
+        });
         if !allowed {
             return Err(CliError::refused("role_scope", format!("no role of the root may remove {name}")));
         }
-        let users =
-            if kind == EntryKind::Deployment { Vec::new() } else { users(s, &mut trust, kind, name)? };
+        let users = if matches!(kind, EntryKind::Deployment | EntryKind::Release) {
+            Vec::new()
+        } else {
+            users(s, &mut trust, kind, name)?
+        };
         if !users.is_empty() {
             output::warn(&format!("{} refer to it and cannot start again without it", users.join(", ")));
         }

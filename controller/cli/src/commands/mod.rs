@@ -19,6 +19,7 @@ mod order;
 mod provision;
 mod receipt;
 mod recipients;
+mod release;
 mod rollout;
 mod run;
 mod secret;
@@ -103,6 +104,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Logs(a) => logs::run(&open(home)?, &a),
         Command::Audit(a) => audit::run(&open(home)?, &a),
         Command::Delete(a) => delete::run(&open(home)?, &a),
+        Command::Release(a) => release::run(&home, cli.context.as_deref(), &a),
         Command::Secret(a) => secret::run(&open(home)?, &a),
         Command::Token(a) => token::run(&open(home)?, &a),
         Command::Approve(a) => enrollment::approve(&open(home)?, &a),

@@ -4,13 +4,14 @@ use super::{Attempt, Comes, Thief, decode};
 use anyhow::{Context as _, Result};
 use shoal_protocol::codec;
 use shoal_protocol::envelope::{self, Envelope};
-use shoal_protocol::ids::Bytes;
+use shoal_protocol::ids::{Bytes, Digest};
 use shoal_protocol::latest::{
-    Config, Controller, DeviceRecord, Fact, Grant, Key, Kind, Minima, Order, Report, Revision, RoleName,
-    Root, Secret, Snapshot, Token, Verb,
+    Build, Config, Controller, DeviceRecord, Fact, Grant, Key, Kind, Minima, Order, Release, ReleaseFile,
+    Report, Revision, RoleName, Root, Secret, Selector, Snapshot, Target, Token, Verb,
 };
 use shoal_protocol::sealing::{self, SecretKey};
 use shoal_protocol::topics::Topic;
+use shoal_protocol::verify::PROGRAMS;
 use shoal_protocol::{Code, SignError, Signer};
 
 /// Whose signatures a forged document carries.
@@ -63,7 +64,13 @@ fn code(kind: Kind, by: By) -> Option<Code> {
     Some(match (kind, by) {
         (Kind::Root, By::Online | By::Fresh) => Code::RootThreshold,
         (
-            Kind::Snapshot | Kind::Deployment | Kind::Device | Kind::Config | Kind::Secret | Kind::Grant,
+            Kind::Snapshot
+            | Kind::Deployment
+            | Kind::Device
+            | Kind::Config
+            | Kind::Secret
+            | Kind::Grant
+            | Kind::Release,
             By::Online,
         ) => Code::RoleScope,
         (
@@ -73,6 +80,7 @@ fn code(kind: Kind, by: By) -> Option<Code> {
             | Kind::Config
             | Kind::Secret
             | Kind::Grant
+            | Kind::Release
             | Kind::Order,
             By::Fresh,
         ) => Code::UnknownKey,
@@ -84,11 +92,12 @@ fn code(kind: Kind, by: By) -> Option<Code> {
             | Kind::Config
             | Kind::Secret
             | Kind::Grant
+            | Kind::Release
             | Kind::Order,
             By::Copied,
         ) => Code::BadSignature,
         (Kind::Token | Kind::Report | Kind::Fact, _) => Code::WrongType,
-        (Kind::Release | Kind::Removal, _) => Code::UnsupportedVersion,
+        (Kind::Removal, _) => Code::UnsupportedVersion,
         // Orders are what that key is for: see `orders`.
         (Kind::Order, By::Online) => return None,
     })
@@ -171,9 +180,39 @@ fn payload(thief: &Thief<'_>, kind: Kind) -> Result<Vec<u8>> {
             grant.sealed = sealing::wrap(&SecretKey::new([7; 32]), &thief.record.sealing.0, to, of, [8; 32])?;
             codec::encode(&grant)
         }
-        // Reserved kinds have no fields yet.
-        Kind::Release | Kind::Removal => vec![0xa0],
+        Kind::Release => codec::encode(&release(thief)),
+        // The reserved kind has no fields yet.
+        Kind::Removal => vec![0xa0],
     })
+}
+
+/// Programs of the thief's for every device.
+fn release(thief: &Thief<'_>) -> Release {
+    let file = |path: &str| ReleaseFile {
+        path: path.to_owned(),
+        size: 6,
+        digest: Digest::of(b"theirs"),
+        executable: true,
+        packed: None,
+    };
+    let build = Build {
+        architecture: std::env::consts::ARCH.to_owned(),
+        reference: "thief.example/agent:1".to_owned(),
+        manifest: Digest::of(b"theirs"),
+        files: PROGRAMS.iter().map(|p| file(p)).collect(),
+    };
+    Release {
+        fleet: thief.fleet().clone(),
+        epoch: thief.record.epoch,
+        name: thief.deployment.name.clone(),
+        sequence: 1,
+        issued_at: thief.now,
+        not_after: thief.now.plus(3600),
+        target: Target { selector: Some(Selector::default()), ..Target::default() },
+        version: "999.0.0".to_owned(),
+        builds: vec![build],
+        deadline: None,
+    }
 }
 
 fn signed(thief: &Thief<'_>, kind: Kind, payload: &[u8], by: By) -> Result<Vec<u8>> {

@@ -7,7 +7,8 @@ use shoal_protocol::Code;
 use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::Name;
 use shoal_protocol::latest::{
-    Config, Deployment, DeviceRecord, Entry, EntryKind, Grant, Kind, Liveness, Order, Root, Secret, Snapshot,
+    Config, Deployment, DeviceRecord, Entry, EntryKind, Grant, Kind, Liveness, Order, Release, Root, Secret,
+    Snapshot,
 };
 
 /// What the newest snapshot says of a name.
@@ -91,7 +92,15 @@ fn comes(thief: &Thief<'_>, genuine: &Genuine) -> Result<Comes> {
             refused(if this.device == *thief.device { Code::OrderReplay } else { Code::WrongTarget })
         }
         Kind::Token | Kind::Report | Kind::Fact => refused(Code::WrongType),
-        Kind::Release | Kind::Removal => refused(Code::UnsupportedVersion),
+        Kind::Release => {
+            let this: Release = genuine.read()?;
+            if this.target.selects(thief.device, &thief.record.labels) {
+                Ok(document(thief, EntryKind::Release, &this.name, this.sequence))
+            } else {
+                refused(Code::WrongTarget)
+            }
+        }
+        Kind::Removal => refused(Code::UnsupportedVersion),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{End, Job, Work, failed};
 use shoal_ipc::{Digest, Msg, TicketFile};
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Copies at a time.
@@ -38,20 +38,32 @@ impl Supervise {
             return Ok(false);
         }
         let module = module && !self.cache.has(&item, true);
+        let target = self.cache.item(&item, module);
+        self.copy_in(peer, item, Want::Exact { size, digest: item }, target, from)?;
+        Ok(true)
+    }
+
+    /// Begins to copy bytes of others to `target`.
+    pub(in super::super) fn copy_in(
+        &mut self,
+        peer: u64,
+        item: Digest,
+        want: Want,
+        target: PathBuf,
+        from: &OwnedFd,
+    ) -> Result<(), Refused> {
         if self.jobs.iter().filter(|j| matches!(j.work, Work::Stage { .. })).count() >= COPIES {
             return Err(refuse("stalled", "too many copies at once; try again"));
         }
         self.serial += 1;
-        let target = self.cache.item(&item, module);
         let temp = target.with_extension(format!("{}.new", self.serial));
         let to = fs::File::create(&temp).map_err(failed("create the staged file"))?;
-        let want = Want::Exact { size, digest: item };
         let ids = self.uids.map(|u| u.compile);
         let child = spawn(None, || copy::run(from, &to, want, ids, None)).map_err(failed("start a copy"))?;
         let work = Work::Stage { peer, item, temp, target };
         let deadline = Instant::now() + COPY_TIME;
         self.jobs.push(Job { child, deadline, expired: false, area: None, confined: None, work });
-        Ok(true)
+        Ok(())
     }
 
     /// The helper is gone: what it copied is kept, or its answer is no.

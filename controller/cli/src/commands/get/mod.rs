@@ -1,17 +1,16 @@
 //! `shoal get`: lists, once or as they change.
 
+mod documents;
+
 use super::{Session, short_id, show};
 use crate::api::query;
 use crate::args::{Get, Resource};
 use crate::error::{CliError, Result};
 use crate::manifest::quantity::show_bytes;
 use crate::output::{self, Cell, Format, Tone, clean, toned};
-use crate::trust::{self, Trust};
 use serde::Serialize;
-use serde_json::json;
 use shoal_controller_core::api;
-use shoal_protocol::ids::{Name, Timestamp};
-use shoal_protocol::latest::{Config, EntryKind, Liveness, Revision, Secret};
+use shoal_protocol::ids::Name;
 use std::time::Duration;
 
 /// How often the controller is asked while watching.
@@ -78,8 +77,9 @@ fn list(s: &Session, args: &Get, device: Option<&str>) -> Result<Listing> {
         Resource::Devices => devices(s, args.selector.as_deref(), device, wide),
         Resource::Deployments => deployments(s, args, wide),
         Resource::Pods => pods(s, args, device, wide),
-        Resource::Configs => configs(s),
-        Resource::Secrets => secrets(s),
+        Resource::Configs => documents::configs(s),
+        Resource::Secrets => documents::secrets(s),
+        Resource::Releases => documents::releases(s),
         Resource::Refusals => refusals(s, device),
         Resource::Tokens => tokens(s),
         Resource::Enrollments => enrollments(s),
@@ -237,103 +237,6 @@ fn pod_row(p: &api::Pod, wide: bool) -> Vec<Cell> {
         ]);
     }
     row
-}
-
-#[derive(Serialize)]
-struct ConfigRow {
-    name: String,
-    sequence: u64,
-    digest: String,
-    issued_at: Timestamp,
-    keys: Vec<String>,
-    size: u64,
-}
-
-fn configs(s: &Session) -> Result<Listing> {
-    let mut trust = trust::open(&s.client, &s.home, &s.context, None)?;
-    let mut all = Vec::new();
-    for (name, newest) in live(&trust, EntryKind::Config) {
-        let c = trust.listed::<Config>(&s.client, &name, &newest.digest)?.into_document();
-        all.push(ConfigRow {
-            name: name.to_string(),
-            sequence: newest.sequence,
-            digest: newest.digest.to_string(),
-            issued_at: c.issued_at,
-            keys: c.data.keys().map(str::to_owned).collect(),
-            size: c.data.iter().map(|(_, v)| v.len() as u64).sum(),
-        });
-    }
-    let row = |c: &ConfigRow| -> Vec<Cell> {
-        let age = show::age(Some(c.issued_at));
-        vec![
-            c.name.clone().into(),
-            c.sequence.to_string().into(),
-            c.keys.len().to_string().into(),
-            show_bytes(c.size).into(),
-            age.into(),
-        ]
-    };
-    let headers = vec!["NAME", "REVISION", "KEYS", "SIZE", "AGE"];
-    let empty = "no configs; publish one with `shoal apply -f FILE` (kind: ConfigMap)";
-    Ok(Listing {
-        headers,
-        rows: all.iter().map(row).collect(),
-        data: data(&json!({ "configs": all }))?,
-        empty,
-    })
-}
-
-#[derive(Serialize)]
-struct SecretRow {
-    name: String,
-    sequence: u64,
-    digest: String,
-    issued_at: Timestamp,
-    keys: Vec<String>,
-    deployments: Vec<String>,
-    granted: usize,
-}
-
-fn secrets(s: &Session) -> Result<Listing> {
-    let mut trust = trust::open(&s.client, &s.home, &s.context, None)?;
-    let mut all = Vec::new();
-    for (name, newest) in live(&trust, EntryKind::Secret) {
-        let secret = trust.listed::<Secret>(&s.client, &name, &newest.digest)?.into_document();
-        let granted: api::GrantList =
-            s.client.get(&format!("/v1/grants/{}", newest.digest), "who has a grant")?;
-        all.push(SecretRow {
-            name: name.to_string(),
-            sequence: newest.sequence,
-            digest: newest.digest.to_string(),
-            issued_at: secret.issued_at,
-            keys: secret.keys,
-            deployments: secret.deployments,
-            granted: granted.devices.len(),
-        });
-    }
-    let row = |r: &SecretRow| -> Vec<Cell> {
-        vec![
-            r.name.clone().into(),
-            r.sequence.to_string().into(),
-            clean(&r.keys.join(",")).into(),
-            clean(&r.deployments.join(",")).into(),
-            r.granted.to_string().into(),
-            show::age(Some(r.issued_at)).into(),
-        ]
-    };
-    let headers = vec!["NAME", "REVISION", "KEYS", "FOR", "GRANTED", "AGE"];
-    let empty = "no secrets; seal one with `shoal secret create NAME --for DEPLOYMENT --from-file KEY=FILE`";
-    Ok(Listing {
-        headers,
-        rows: all.iter().map(row).collect(),
-        data: data(&json!({ "secrets": all }))?,
-        empty,
-    })
-}
-
-fn live(trust: &Trust, kind: EntryKind) -> Vec<(Name, Revision)> {
-    let entries = trust.entries(kind).filter(|e| e.liveness == Liveness::Live);
-    entries.map(|e| (e.name.clone(), e.newest)).collect()
 }
 
 fn refusals(s: &Session, device: Option<&str>) -> Result<Listing> {
