@@ -346,7 +346,7 @@ impl Admit {
                 let bytes = document(received)?;
                 let before = self.peers.get_mut(&id).and_then(|p| p.rehearsed.take());
                 let mut state = before.unwrap_or_else(|| Box::new(self.model.trust.clone()));
-                let answer = self.model.rehearse(&bytes, &mut state);
+                let answer = Model::rehearse(&bytes, &mut state);
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.rehearsed = Some(state);
                 }

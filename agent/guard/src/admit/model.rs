@@ -163,7 +163,7 @@ impl Model {
     }
 
     /// What would be said to a document by who knows `state`, which then knows it too. Nothing is kept.
-    pub(super) fn rehearse(&self, bytes: &[u8], state: &mut TrustState) -> Result<Accepted, Refusal> {
+    pub(super) fn rehearse(bytes: &[u8], state: &mut TrustState) -> Result<Accepted, Refusal> {
         let verdict = verify(bytes, state, now(), Expect::Delivered)?;
         let accepted = described(&verdict);
         if let Verdict::Deployment(v) = &verdict
