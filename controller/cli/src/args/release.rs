@@ -24,9 +24,9 @@ Examples:
     Publish(ReleasePublish),
     /// Pack a folder of programs and libraries into a file that `release publish` takes.
     ///
-    /// `cargo xtask package` makes such files of what the packages hold.
+    /// What the packages `shoal-agent` and `shoal-compiler` hold below `usr/lib/shoal`: unpack their `.tar.gz` into one folder.
     #[command(
-        after_help = "Examples:\n  shoal release pack /usr/lib/shoal --software-version 0.2.0 --arch x86_64 -o shoal-release_0.2.0_amd64.oci.tar"
+        after_help = "Examples:\n  shoal release pack unpacked/usr/lib/shoal --software-version 0.2.0 --arch x86_64 -o shoal-release_0.2.0_amd64.oci.tar"
     )]
     Pack(ReleasePack),
 }

@@ -61,7 +61,7 @@ fn take(store: &Store, path: &Path) -> Result<Packed> {
     let what = format!("cannot use {}", path.display());
     if !path.exists() {
         return Err(CliError::usage(format!("there is no file {}", path.display()))
-            .hint("`cargo xtask package` or `shoal release pack` makes one"));
+            .hint("`shoal release pack` makes one"));
     }
     let spinner = output::spinner(&format!("reading {}", path.display()));
     let found = shoal_image::import(store, path).map_err(|e| image_error(&what, e))?;
