@@ -46,6 +46,23 @@ fn from_sql(n: i64) -> u64 {
 impl Store {
     /// Opens it, and makes it if it is not there. The caller holds the folder's lock.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        let mut store = Self { db: Self::connect(path)?, counter: 0, reserved: 0 };
+        store.reserved = store.value("report_reserved")?;
+        store.counter = store.reserved;
+        Ok(store)
+    }
+
+    /// What was opened while its file system was read-only stays so, whatever becomes of the file system (F2): it is opened anew.
+    pub(crate) fn make_writable(&mut self, path: &Path) -> Result<()> {
+        let read_only =
+            self.db.is_readonly("main").context("cannot ask whether the database can be written")?;
+        if read_only {
+            self.db = Self::connect(path)?;
+        }
+        Ok(())
+    }
+
+    fn connect(path: &Path) -> Result<Connection> {
         let what = || format!("cannot open the agent's database {}", path.display());
         let db = Connection::open(path).with_context(what)?;
         db.busy_timeout(Duration::from_secs(5)).with_context(what)?;
@@ -69,10 +86,7 @@ impl Store {
                 path.display()
             ),
         }
-        let mut store = Self { db, counter: 0, reserved: 0 };
-        store.reserved = store.value("report_reserved")?;
-        store.counter = store.reserved;
-        Ok(store)
+        Ok(db)
     }
 
     /// The records of another process's database, without touching it.
@@ -244,6 +258,16 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn f2_what_was_opened_on_a_read_only_file_system_is_writable_once_that_is() {
+        let (dir, mut store) = temp();
+        store.db = Connection::open_with_flags(dir.path().join("agent.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .unwrap();
+        store.next_counter().unwrap_err();
+        store.make_writable(&dir.path().join("agent.db")).unwrap();
+        store.next_counter().unwrap();
+    }
 
     fn temp() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();

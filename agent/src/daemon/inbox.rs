@@ -64,6 +64,7 @@ impl Daemon {
                 // Admission could not make it durable. Nobody sends it again by himself, so it waits for space (F2).
                 Ok(Verdict::Refused { code, detail }) if code == Code::StorageUnavailable.as_str() => {
                     self.storage_failed(&anyhow::anyhow!("admission cannot keep a document: {detail}"));
+                    self.inbox_needs_space = true;
                     self.inbox.push((topic, envelope));
                     self.inbox.extend(waiting);
                     return;
@@ -77,6 +78,7 @@ impl Daemon {
                 }
             }
         }
+        self.inbox_needs_space = false;
         self.refresh = true;
     }
 

@@ -115,6 +115,8 @@ struct Daemon {
     refresh: bool,
     relist: bool,
     storage_broken: bool,
+    /// Admission had no room for a document that waits here.
+    inbox_needs_space: bool,
     storage_retry: Option<Instant>,
     held_back: Option<Instant>,
     look_again: Option<Instant>,
@@ -243,6 +245,7 @@ async fn serve(layout: &Layout, key: &IdentityKey) -> Result<Ended> {
         refresh: false,
         relist: false,
         storage_broken: false,
+        inbox_needs_space: false,
         storage_retry: None,
         held_back: None,
         look_again: None,

@@ -149,7 +149,7 @@ impl Daemon {
         add(!features.engine.is_empty() && !features.compiler, "compiler_absent");
         add(features.engine_mismatch, "engine_mismatch");
         add(!self.world.local.is_empty(), "local_unsigned");
-        add(self.storage_broken, "storage_unavailable");
+        add(self.storage_broken || self.inbox_needs_space, "storage_unavailable");
         add(!self.admit_up, "admission_unavailable");
         add(!self.supervise_up, "supervision_unavailable");
         for (yes, code) in self.renewal.conditions(world::now(&self.world.trust)) {
@@ -217,13 +217,25 @@ impl Daemon {
             seal_document(&report, &[&self.key])
         });
         let (envelope, _) = sealed.context("cannot sign a report")?;
-        self.store.push_report(counter, &envelope, facts_up_to)?;
+        if let Err(error) = self.store.push_report(counter, &envelope, facts_up_to) {
+            self.send_unkept(envelope);
+            return Err(error);
+        }
         self.facts_told = self.facts_told.max(facts_up_to);
         if more {
             self.coalescer.note(Change::Outcome, self.millis());
         }
         tracing::debug!(counter, bytes = envelope.len(), "report");
         Ok(())
+    }
+
+    /// A report that storage does not take is told once to whoever listens: a full disk says so, instead of nothing (F2).
+    /// Only behind everything that was kept, since the controller acknowledges all up to a number.
+    fn send_unkept(&self, envelope: Vec<u8>) {
+        let Some(sent) = self.uplink.as_ref().map(|u| u.sent) else { return };
+        if self.store.pending(sent, 1).is_ok_and(|left| left.is_empty()) {
+            self.publish(Topic::Report, QoS::AtLeastOnce, envelope);
+        }
     }
 
     async fn collect_facts(&mut self) -> (Vec<Bytes>, u64, bool) {

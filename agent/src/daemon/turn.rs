@@ -124,6 +124,11 @@ impl Daemon {
         if self.storage_retry.is_some_and(|t| t > Instant::now()) {
             return;
         }
+        if self.storage_retry.is_some()
+            && let Err(error) = self.store.make_writable(&self.guard.layout().agent_db())
+        {
+            return self.storage_failed(&error);
+        }
         for digest in std::mem::take(&mut self.world.dirty) {
             let Some(pod) = self.world.observed.pods.get(&digest) else { continue };
             if let Err(error) = self.store.save_record(&digest, &pod.record) {

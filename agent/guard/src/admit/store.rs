@@ -2,7 +2,7 @@
 //! acts on it.
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A store that cannot be used; the device goes on with what it holds.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ const FACTS: u64 = 4096;
 
 /// The store.
 #[derive(Debug)]
-pub(super) struct Store(Connection);
+pub(super) struct Store(Connection, PathBuf);
 
 /// A stored document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,17 +70,30 @@ fn uint(n: i64) -> u64 {
 
 impl Store {
     pub(super) fn open(path: &Path) -> Result<Self> {
+        Ok(Self(Self::connect(path)?, path.to_owned()))
+    }
+
+    fn connect(path: &Path) -> Result<Connection> {
         let db = Connection::open(path)?;
         db.busy_timeout(std::time::Duration::from_secs(5))?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "secure_delete", "ON")?;
         db.execute_batch(SCHEMA)?;
-        Ok(Self(db))
+        Ok(db)
+    }
+
+    /// What was opened while its file system was read-only stays so, whatever becomes of the file system (F2): it is opened anew.
+    fn make_writable(&mut self) -> Result<()> {
+        if self.0.is_readonly("main")? {
+            self.0 = Self::connect(&self.1)?;
+        }
+        Ok(())
     }
 
     /// Runs `change` as one transaction, which lasts when this returns.
     pub(super) fn change<T>(&mut self, change: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
+        self.make_writable()?;
         let change_of = Change(self.0.transaction()?);
         let value = change(&change_of)?;
         crate::points::point("admit::before_commit");
@@ -237,6 +250,16 @@ impl Change<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn f2_what_was_opened_on_a_read_only_file_system_is_writable_once_that_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admit.db");
+        let mut store = Store::open(&path).unwrap();
+        store.0 = Connection::open_with_flags(&path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        store.change(|c| c.set("a", b"1")).unwrap();
+        assert_eq!(store.meta("a").unwrap(), Some(b"1".to_vec()));
+    }
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();

@@ -106,6 +106,9 @@ impl Supervise {
                 self.reap();
                 if numbers.iter().any(|n| [libc::SIGTERM, libc::SIGINT].contains(n)) {
                     say::line("ends; containers go on");
+                    // Nobody would take what they make, and the first process of a jail heeds no SIGTERM: left alone, they
+                    // hold up the end of the whole system until it kills them.
+                    self.jobs.iter_mut().for_each(Job::expire);
                     return Next::End;
                 }
             }
