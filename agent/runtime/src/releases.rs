@@ -18,6 +18,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone)]
 pub struct ReleaseService {
     store: Store,
+    /// The images' blobs: a stick's are kept there.
+    beside: Store,
     guard: Guard,
 }
 
@@ -28,9 +30,11 @@ impl ReleaseService {
     /// When that folder cannot be made.
     pub fn open(guard: Guard) -> Result<Self> {
         let root = guard.layout().release_blobs();
-        let store = Store::open(&root)
-            .map_err(|source| Error::Image { image: root.display().to_string(), source })?;
-        Ok(Self { store, guard })
+        let open = |root: PathBuf| {
+            Store::open(&root).map_err(|source| Error::Image { image: root.display().to_string(), source })
+        };
+        let beside = open(guard.layout().blobs())?;
+        Ok(Self { store: open(root)?, beside, guard })
     }
 
     /// Where the blobs are.
@@ -109,6 +113,13 @@ impl ReleaseService {
         if self.store.size(&blob.digest) == Some(blob.size) {
             return Ok(());
         }
+        if self.beside.size(&blob.digest) == Some(blob.size) {
+            let (store, beside) = (self.store.clone(), self.beside.clone());
+            let expect = Expect::Exactly { digest: blob.digest, size: blob.size };
+            let copy = move || store.put_from(&mut beside.open_blob(&blob.digest)?, expect);
+            let copied = tokio::task::spawn_blocking(copy).await.map_err(broke_off)?;
+            return copied.map(drop).map_err(|source| of(file, source));
+        }
         let reference: Reference = build.reference.parse().map_err(|source| of(file, source))?;
         let mut last = shoal_image::Error::Unavailable("no registry to ask".to_owned());
         for source in sources {
@@ -137,12 +148,13 @@ impl ReleaseService {
             }
             store.open_blob(&wanted.digest)
         };
-        let opened = tokio::task::spawn_blocking(open).await.map_err(|e| Error::Io {
-            what: "a task that unpacks a file broke off".to_owned(),
-            source: std::io::Error::other(e),
-        })?;
+        let opened = tokio::task::spawn_blocking(open).await.map_err(broke_off)?;
         opened.map_err(|source| of(file, source))
     }
+}
+
+fn broke_off(e: tokio::task::JoinError) -> Error {
+    Error::Io { what: "a task that reads a file broke off".to_owned(), source: std::io::Error::other(e) }
 }
 
 fn of(file: &ReleaseFile, source: shoal_image::Error) -> Error {

@@ -110,7 +110,8 @@ impl Daemon {
 
     fn kept_images(&self) -> BTreeSet<Digest> {
         let held = self.world.desired.iter().filter(|d| !matches!(d.standing, Standing::Withdrawn { .. }));
-        held.flat_map(|d| d.deployment.template.all_containers()).map(|c| c.image.manifest).collect()
+        let images = held.flat_map(|d| d.deployment.template.all_containers()).map(|c| c.image.manifest);
+        images.chain(self.software.needs()).collect()
     }
 
     async fn start(&mut self, pod: Digest, container: usize) {

@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) info: SoftwareInfo,
     /// That is to be asked for again.
     pub(super) stale: bool,
+    /// The manifest of the build that is on its way.
+    manifest: Option<Digest>,
     /// A fetch is under way.
     fetching: bool,
     retry_at: Option<Instant>,
@@ -50,6 +52,7 @@ impl State {
         Self {
             info: SoftwareInfo::default(),
             stale: true,
+            manifest: None,
             fetching: false,
             retry_at: None,
             wait: RETRY,
@@ -57,6 +60,11 @@ impl State {
             heard: false,
             confirmed: false,
         }
+    }
+
+    /// What of the images' blobs is still needed.
+    pub(super) fn needs(&self) -> Option<Digest> {
+        self.manifest.filter(|_| self.info.offer.is_some())
     }
 
     /// The controller has everything up to `counter`.
@@ -144,7 +152,8 @@ impl Daemon {
                     tracing::info!(version = %self.software.info.release, "this software proved itself");
                 }
                 // What was brought for it is of no use any more.
-                if let Err(error) = self.releases.clear() {
+                let done = self.software.info.offer.is_none();
+                if let Err(error) = if done { self.releases.clear() } else { Ok(()) } {
                     tracing::warn!(error = %error.chain(), "blobs of releases stay");
                 }
             }
@@ -176,6 +185,7 @@ impl Daemon {
                 return self.software.retry_later(RETRY);
             }
         };
+        self.software.manifest = Some(build.manifest);
         let size: u64 = build.files.iter().filter(|f| missing.contains(&f.digest)).map(|f| f.size).sum();
         if let Err(error) = self.images.room_for(size.saturating_mul(2)) {
             tracing::warn!(error = %error.chain(), "no room for a release");

@@ -21,8 +21,9 @@ pub(super) struct Carried<'a> {
     device: Option<DeviceId>,
     /// Version or sequence.
     number: u64,
-    /// Of a deployment: its name, whom it is for, and the manifests that it runs.
+    /// Of a deployment: its name, and whom it is for.
     deployment: Option<(String, Target)>,
+    /// The manifests that it needs: images that it runs, or the build of a release.
     pub(super) images: Vec<Digest>,
     /// Of a device record: its labels.
     labels: Option<TextMap>,
@@ -59,6 +60,11 @@ fn read(all: &mut Carried<'_>) -> Result<()> {
                 (Some(record.device), record.sequence, Some(record.labels));
         }
         wire::Kind::Grant => all.device = Some(payload::<wire::Grant>(&envelope)?.device),
+        wire::Kind::Release => {
+            let release = payload::<wire::Release>(&envelope)?;
+            all.number = release.sequence;
+            all.images = release.build(std::env::consts::ARCH).map(|b| b.manifest).into_iter().collect();
+        }
         wire::Kind::Config => all.number = payload::<wire::Config>(&envelope)?.sequence,
         wire::Kind::Secret => all.number = payload::<wire::Secret>(&envelope)?.sequence,
         wire::Kind::Deployment => {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 use crate::common::*;
+use crate::sideload::{sideload, wait_runs};
 use serde_json::Value;
 use shoal_lab::{Finished, wait_until};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -13,10 +14,14 @@ use std::process::Command;
 fn releasing() -> Fleet {
     let mut fleet = fleet();
     fleet.lab.add_device("site=here").unwrap();
-    fleet.shoal(&["keys", "new", "releaser", "--plain"]);
-    fleet.shoal(&["trust", "grant", "releaser", "--role", "release", "--yes"]);
+    may_release(&fleet);
     fleet.wait_online();
     fleet
+}
+
+fn may_release(fleet: &Fleet) {
+    fleet.shoal(&["keys", "new", "releaser", "--plain"]);
+    fleet.shoal(&["trust", "grant", "releaser", "--role", "release", "--yes"]);
 }
 
 /// A folder with the programs of this build, smaller, and the engine that runs.
@@ -203,5 +208,37 @@ fn s26_a_release_that_does_not_work_is_taken_back_by_the_device_and_not_tried_ag
     let proved =
         |d: &Value| runs_version("9.4.0")(d) && !has(d, "update_failed") && !has(d, "update_on_trial");
     wait_device(&mut fleet, "the software that works", restart_ended, proved);
+    fleet.lab.stop().unwrap();
+}
+
+#[test]
+fn s26_a_device_without_a_network_changes_its_software_from_a_stick() {
+    if needs_root("s26_a_device_without_a_network_changes_its_software_from_a_stick") {
+        return;
+    }
+    let mut fleet = fleet();
+    may_release(&fleet);
+    fleet.import_wat("sleeps:1", SLEEPS);
+    fleet.apply(&manifest("app", "sleeps:1", "Always", ""));
+    let folder = programs(&fleet, "programs");
+    publish(&fleet, &folder, "9.9.0", "2m");
+    let factory = fleet.dir.path().join("factory");
+    fleet.shoal(&["provision", "--count", "1", "--labels", "site=here", "-o", utf8(&factory)]);
+    let stick = fleet.dir.path().join("all.shoal");
+    fleet.shoal(&["bundle", "create", "--releases", "--out", utf8(&stick)]);
+    fleet.lab.controller.stop();
+
+    let mut device = fleet.lab.prepare_device().unwrap();
+    device.start_guard().unwrap();
+    device.cli(&["enroll", "--offline", utf8(&factory.join("join-0001.shoal"))]).unwrap().ok().unwrap();
+    device.start_agent().unwrap();
+    fleet.lab.devices.push(device);
+    sideload(&fleet.lab.devices[0], &stick).ok().unwrap();
+    wait_runs(&fleet, 1);
+    wait_until("the new software to prove itself", LONG, || {
+        Ok(guard_said(&fleet, "version 9.9.0 proved itself").then_some(()))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", fleet.outputs()));
+    wait_runs(&fleet, 1);
     fleet.lab.stop().unwrap();
 }

@@ -58,6 +58,9 @@ pub(crate) struct BundleCreate {
     /// With --undo: of this revision; else of the one before the newest
     #[arg(long, value_name = "N", requires = "undo")]
     pub(crate) to_revision: Option<u64>,
+    /// Also the live releases of the devices' own software (docs/updates.md), for every CPU that they have
+    #[arg(long)]
+    pub(crate) releases: bool,
     /// Leave out what the images of this bundle had; a device that lacks any of it refuses the whole
     #[arg(long, value_name = "BUNDLE")]
     pub(crate) since: Option<PathBuf>,

@@ -55,6 +55,9 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &BundleCreate) -> Re
     };
     deployments.iter().try_for_each(|e| all.deployment(e))?;
     all.references()?;
+    if args.releases {
+        all.releases()?;
+    }
     all.grants(ring.as_ref(), args.offline)?;
     let store = store(home)?;
     if let Some((digest, name)) = all.images.iter().find(|(d, _)| store.size(d).is_none()) {

@@ -15,7 +15,7 @@ use shoal_controller_core::api;
 use shoal_image::bundle::SignedDocument;
 use shoal_protocol::ids::{Digest, Name};
 use shoal_protocol::latest::{
-    Config, Deployment, DeviceRecord, Entry, EntryKind, Liveness, Revision, Secret,
+    Config, Deployment, DeviceRecord, Entry, EntryKind, Liveness, Release, Revision, Secret,
 };
 use shoal_protocol::verify::FromVerdict;
 use std::collections::BTreeMap;
@@ -73,6 +73,17 @@ impl Gatherer<'_> {
             } else {
                 self.listed::<Config>(&name, &revision)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The newest revision of each live release, and its builds.
+    pub(super) fn releases(&mut self) -> Result<()> {
+        let live = self.trust.entries(EntryKind::Release).filter(|e| e.liveness == Liveness::Live);
+        let all: Vec<(Name, Revision)> = live.map(|e| (e.name.clone(), e.newest)).collect();
+        for (name, revision) in all {
+            let release: Release = self.listed(&name, &revision)?;
+            self.images.extend(release.builds.into_iter().map(|b| (b.manifest, b.reference)));
         }
         Ok(())
     }
