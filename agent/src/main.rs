@@ -57,9 +57,17 @@ fn dispatch(cli: &Cli) -> Result<()> {
             enroll::run(file, &layout, options)
         }
         Command::Run => daemon::run(&layout),
-        Command::Sideload { path, unattended, reads, output } => {
-            let (unattended, reads, json) = (*unattended, *reads, output.json());
-            sideload::run(sideload::Options { path, unattended, reads, json }, &layout)
+        Command::Sideload { path, unattended, receipt, wait, reads, tells, output } => {
+            let options = sideload::Options {
+                path,
+                unattended: *unattended,
+                reads: *reads,
+                tells: tells.as_deref(),
+                receipt: receipt.as_deref(),
+                wait: std::time::Duration::from_secs(*wait),
+                json: output.json(),
+            };
+            sideload::run(options, &layout)
         }
         Command::Image(cli::ImageVerb::Import { source, name }) => {
             local::import_image(&layout, source, name.as_deref())

@@ -56,7 +56,10 @@ impl Store {
     pub(crate) fn make_writable(&mut self, path: &Path) -> Result<()> {
         let read_only =
             self.db.is_readonly("main").context("cannot ask whether the database can be written")?;
-        if read_only {
+        if read_only || self.db.path().is_none_or(str::is_empty) {
+            // Closed before: connections of one process share what the first one could do with the file beside the log. Should
+            // the next line fail, there is a database without tables: every question to it is an error, and it is tried again.
+            self.db = Connection::open_in_memory().context("cannot let go of the database")?;
             self.db = Self::connect(path)?;
         }
         Ok(())
@@ -97,6 +100,28 @@ impl Store {
     /// How many reports wait in another process's database.
     pub(crate) fn read_outbox_len(path: &Path) -> Result<u64> {
         Self::look(path)?.map_or(Ok(0), |s| s.outbox_len(u64::MAX))
+    }
+
+    /// The newest report that waits in another process's database.
+    pub(crate) fn newest_report(path: &Path) -> Result<Option<Pending>> {
+        let Some(store) = Self::look(path)? else { return Ok(None) };
+        let newest = "SELECT counter, envelope FROM outbox ORDER BY counter DESC LIMIT 1";
+        let row = |r: &rusqlite::Row<'_>| Ok(Pending { counter: from_sql(r.get(0)?), envelope: r.get(1)? });
+        store.db.query_row(newest, (), row).optional().context("cannot read the outbox")
+    }
+
+    /// All reports that wait in another process's database, the oldest first.
+    pub(crate) fn all_reports(path: &Path) -> Result<Vec<Pending>> {
+        Self::look(path)?.map_or(Ok(Vec::new()), |s| s.pending(0, OUTBOX_MAX))
+    }
+
+    /// The next number of a receipt, never given before, also not before a power cut.
+    pub(crate) fn next_receipt(path: &Path) -> Result<u64> {
+        let store = Self::look(path)?.context("the agent has no database yet: did it ever run?")?;
+        let next = "INSERT INTO counters VALUES ('receipts', 1)
+                    ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value";
+        let n: i64 = store.db.query_row(next, (), |r| r.get(0)).context("cannot count the receipt")?;
+        Ok(from_sql(n))
     }
 
     fn look(path: &Path) -> Result<Option<Self>> {

@@ -8,7 +8,7 @@ use rumqttc::v5::mqttbytes::v5::Publish;
 use shoal_controller_core::receipt::Receipt;
 use shoal_controller_core::sync::Holds;
 use shoal_protocol::codec::{self, Limits};
-use shoal_protocol::ids::{DeviceId, Name};
+use shoal_protocol::ids::{DeviceId, Name, Timestamp};
 use shoal_protocol::latest::{Ack, Event, Fact, Heartbeat, Hello, LogChunk, Report};
 use shoal_protocol::refusal::Refusal;
 use shoal_protocol::topics::Topic;
@@ -32,7 +32,7 @@ pub(crate) struct Incoming {
 }
 
 /// A report whose signature is good.
-struct Checked {
+pub(crate) struct Checked {
     row: ReportRow,
     report: Report,
     healthy: Vec<(shoal_protocol::ids::Digest, Name)>,
@@ -53,7 +53,7 @@ pub(crate) async fn run(app: Arc<App>, mut incoming: mpsc::Receiver<Incoming>) {
                 continue;
             }
             match message.topic {
-                Topic::Report => match check_report(&app, message).await {
+                Topic::Report => match check_report(&app, &message.device, &message.publish.payload).await {
                     Ok(report) => reports.extend(report),
                     Err(e) => {
                         tracing::warn!("a report of {} was refused: {e}", message.device);
@@ -63,7 +63,7 @@ pub(crate) async fn run(app: Arc<App>, mut incoming: mpsc::Receiver<Incoming>) {
                 },
                 // What comes after a report must not be answered before it.
                 Topic::Hello => {
-                    keep(&app, std::mem::take(&mut reports)).await;
+                    keep(&app, std::mem::take(&mut reports), None).await;
                     hello(&app, message).await;
                 }
                 Topic::Heartbeat => heartbeat(&app, message),
@@ -71,7 +71,7 @@ pub(crate) async fn run(app: Arc<App>, mut incoming: mpsc::Receiver<Incoming>) {
                 _ => {}
             }
         }
-        keep(&app, reports).await;
+        keep(&app, reports, None).await;
         for message in batch.drain(..) {
             // Fails when that connection is gone; then the device sends again.
             let _ = message.client.try_ack(&message.publish);
@@ -161,13 +161,17 @@ fn new_refusals(before: Option<&Report>, now: &Report) -> Refusals {
 }
 
 /// Verifies a report and its facts; nothing when it was kept before.
-async fn check_report(app: &App, message: &Incoming) -> Result<Option<Checked>, Refusal> {
+pub(crate) async fn check_report(
+    app: &App,
+    from: &DeviceId,
+    envelope: &[u8],
+) -> Result<Option<Checked>, Refusal> {
     let (trust, alarms) = {
         let fleet = app.fleet();
-        let Some(device) = fleet.devices.get(&message.device) else { return Ok(None) };
+        let Some(device) = fleet.devices.get(from) else { return Ok(None) };
         (fleet.trust_of(device), device.file.alarms.clone())
     };
-    let verified: Verified<Report> = verify_as(&message.publish.payload, &trust, now())?;
+    let verified: Verified<Report> = verify_as(envelope, &trust, now())?;
     let digest = verified.identity();
     let report = verified.into_document();
     let mut facts = Vec::new();
@@ -187,15 +191,15 @@ async fn check_report(app: &App, message: &Incoming) -> Result<Option<Checked>, 
                     envelope: envelope.0.clone(),
                 });
             }
-            Err(e) => tracing::warn!("a fact in a report of {} was refused: {e}", message.device),
+            Err(e) => tracing::warn!("a fact in a report of {from} was refused: {e}"),
         }
     }
     let alarms = new_alarms(app, &trust, &report, alarms).await;
     let row = ReportRow {
-        device: message.device.clone(),
+        device: from.clone(),
         counter: report.counter,
         digest,
-        envelope: message.publish.payload.to_vec(),
+        envelope: envelope.to_vec(),
         facts,
         alarms,
     };
@@ -229,22 +233,24 @@ fn raise(alarms: &mut Vec<String>, alarm: &str) {
     }
 }
 
-/// Keeps reports, as often as it takes, then counts and acknowledges them.
-async fn keep(app: &App, reports: Vec<Checked>) {
+/// Keeps reports, as often as it takes, then counts and acknowledges them; how many are new. What was carried by hand was said
+/// at its own time.
+pub(crate) async fn keep(app: &App, reports: Vec<Checked>, said: Option<Timestamp>) -> usize {
     if reports.is_empty() {
-        return;
+        return 0;
     }
     let rows: Vec<ReportRow> = reports.iter().map(|r| r.row.clone()).collect();
     let received = loop {
-        match app.store.add_reports(rows.clone(), now()).await {
+        match app.store.add_reports(rows.clone(), said.unwrap_or_else(now)).await {
             Ok(received) => break received,
-            Err(crate::store::StoreError::Closed) => return,
+            Err(crate::store::StoreError::Closed) => return 0,
             Err(e) => {
                 tracing::error!("{} reports wait: {:#}", rows.len(), anyhow::Error::from(e));
                 tokio::time::sleep(RETRY).await;
             }
         }
     };
+    let stored = received.iter().filter(|r| r.receipt == Receipt::Store).count();
     let mut acks: BTreeMap<DeviceId, u64> = BTreeMap::new();
     for (checked, received) in reports.into_iter().zip(received) {
         let id = checked.row.device.clone();
@@ -263,7 +269,7 @@ async fn keep(app: &App, reports: Vec<Checked>) {
         }
         let mut fleet = app.fleet();
         let Some(device) = fleet.devices.get_mut(&id) else { continue };
-        device.heard(now());
+        device.heard(said.unwrap_or_else(now));
         if let Some(alarms) = &checked.row.alarms {
             device.file.alarms.clone_from(alarms);
         }
@@ -279,6 +285,7 @@ async fn keep(app: &App, reports: Vec<Checked>) {
         app.send(&id, ack(counter)).await;
     }
     app.wake.notify_one();
+    stored
 }
 
 /// The names whose rollout this report may move.

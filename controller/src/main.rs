@@ -19,6 +19,7 @@ mod output;
 mod pki;
 mod port;
 mod problem;
+mod receipts;
 mod run;
 mod setup;
 mod store;

@@ -35,6 +35,8 @@ const AREAS: [Area; 2] = [
             "--test=limits",
             "--test=limits_documents",
             "--test=network",
+            "--test=receipts",
+            "--test=releases",
             "--test=workload",
         ],
     },

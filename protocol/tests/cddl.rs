@@ -219,6 +219,8 @@ fn survey() -> Survey {
     s.take::<Secret>();
     s.take::<Grant>();
     s.take::<Release>();
+    s.take::<ReceiptRequest>();
+    s.take::<Receipt>();
     // Deep in a deployment, where few inventions reach.
     s.take::<KeyFile>();
     s.take::<VolumeSource>();

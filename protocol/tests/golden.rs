@@ -39,6 +39,8 @@ fn samples() -> Vec<(String, Vec<u8>)> {
         ("secret".to_owned(), seal(&full::secret(&fleet), &[seed::DEPLOY]).0),
         ("grant".to_owned(), seal(&full::grant(&fleet), &[seed::DEPLOY]).0),
         ("release".to_owned(), seal(&fleet.release("agent", 2, "0.2.0"), &[seed::RELEASE]).0),
+        ("receipt-request".to_owned(), seal(&full::receipt_request(&fleet), &[seed::SNAPSHOT]).0),
+        ("receipt".to_owned(), seal(&full::receipt(&fleet), &[seed::IDENTITY]).0),
         ("hello".to_owned(), encode(&full::hello(&fleet))),
         ("heartbeat".to_owned(), encode(&Heartbeat { uptime: 3600 })),
         ("ack".to_owned(), encode(&Ack { counter: 17 })),

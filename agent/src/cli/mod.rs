@@ -129,7 +129,7 @@ shoal-agent enroll --key-command 'tpm2_sign -Q -c 0x81010001 -g sha256 -f plain 
     /// can be run again at any time, and a bundle that was taken before changes nothing. Given by uid 0 it is also the order
     /// that deployments with `activation: ordered` wait for.
     #[command(
-        after_help = "Examples:\n  shoal-agent sideload /media/usb/app.shoal\n  shoal-agent sideload /media/usb/bundle/ --output json   # an unpacked one"
+        after_help = "Examples:\n  shoal-agent sideload /media/usb/app.shoal\n  shoal-agent sideload /media/usb/bundle/ --output json   # an unpacked one\n  shoal-agent sideload /media/usb/app.shoal --receipt /media/usb"
     )]
     Sideload {
         /// The bundle of `shoal bundle create`, unpacked or not; or a folder with bundles (`*.shoal`) at its top.
@@ -138,9 +138,18 @@ shoal-agent enroll --key-command 'tpm2_sign -Q -c 0x81010001 -g sha256 -f plain 
         /// Nobody stands at the device: it is no order to activate (`activation: ordered`).
         #[arg(long)]
         unattended: bool,
+        /// Write a receipt into this folder, if the bundle asks for one: state and logs, signed by this device.
+        #[arg(long, value_name = "DIR")]
+        receipt: Option<PathBuf>,
+        /// How many seconds the receipt waits for what the bundle brought to run, or not to.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
         /// Read for the process that was started as uid 0.
         #[arg(long, hide = true)]
         reads: bool,
+        /// Make the receipt for the process that was started as uid 0.
+        #[arg(long, hide = true, requires = "reads")]
+        tells: Option<String>,
         /// How to print.
         #[command(flatten)]
         output: Output,

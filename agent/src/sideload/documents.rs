@@ -88,6 +88,8 @@ fn rank(kind: Option<wire::Kind>) -> u8 {
         Some(wire::Kind::Snapshot) => 2,
         Some(wire::Kind::Deployment) => 3,
         Some(wire::Kind::Config | wire::Kind::Secret) => 4,
+        // It names the snapshot that is held then.
+        Some(wire::Kind::ReceiptRequest) => 6,
         _ => 5,
     }
 }

@@ -6,11 +6,13 @@
 
 mod documents;
 mod progress;
+mod receipt;
 mod take;
 
 use crate::failure::{Explained, Kind};
 use crate::{output, privilege};
 use anyhow::{Context, Result};
+use receipt::{Asked, Made};
 use serde_json::json;
 use shoal_ipc::{Layout, RootAdmitClient};
 use shoal_protocol::ids::Digest;
@@ -19,6 +21,7 @@ use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use take::{Outcome, Taken};
 
 /// The most that the process which reads the stick may say.
@@ -35,6 +38,12 @@ pub(crate) struct Options<'a> {
     pub unattended: bool,
     /// This is the process that reads for another one.
     pub reads: bool,
+    /// This is the process that makes the receipt which was asked for so.
+    pub tells: Option<&'a str>,
+    /// Where a receipt goes, if the stick asks for one.
+    pub receipt: Option<&'a Path>,
+    /// How long the outcome is waited for, so that the receipt tells of it.
+    pub wait: Duration,
     /// Print JSON.
     pub json: bool,
 }
@@ -43,6 +52,12 @@ pub(crate) struct Options<'a> {
 pub(crate) fn run(options: Options<'_>, layout: &Layout) -> Result<()> {
     if privilege::is_root() && !options.unattended && !options.reads {
         return attend(options, layout);
+    }
+    if let Some(asked) = options.tells {
+        privilege::become_agent(layout)?;
+        let asked: Asked = serde_json::from_str(asked).context("a receipt is made for sideload only")?;
+        output::line(&serde_json::to_string(&receipt::make(&asked, layout, options.wait)?)?);
+        return Ok(());
     }
     let own = !privilege::is_root() && !options.unattended && !options.reads;
     // Before anything of the stick is opened: it is somebody else's.
@@ -60,6 +75,7 @@ pub(crate) fn run(options: Options<'_>, layout: &Layout) -> Result<()> {
         };
         all.documents.append(&mut taken.documents);
         all.images += taken.images;
+        all.asked = taken.asked.take().or(all.asked);
         if all.refusal().is_some() {
             break;
         }
@@ -69,12 +85,31 @@ pub(crate) fn run(options: Options<'_>, layout: &Layout) -> Result<()> {
     } else {
         // Without root the guard's own uid stands for uid 0.
         let activated = if own && layout.admit_root_socket().exists() { activate(&all, layout)? } else { 0 };
-        say(&all, activated, options.json);
+        let asked = all.asked.take().filter(|_| all.refusal().is_none());
+        let tell = |asked: &Asked| receipt::make(asked, layout, options.wait);
+        let name = deliver(asked.as_ref(), options.receipt, &tell)?;
+        say(&all, activated, name.as_deref(), options.json);
     }
     match all.refusal() {
         None => Ok(()),
         Some(why) => Err(Explained::new(Kind::Refused, why).into()),
     }
+}
+
+/// Writes the receipt that was asked for, if there is a place for it; what its file is called.
+fn deliver(
+    asked: Option<&Asked>,
+    dir: Option<&Path>,
+    tell: &dyn Fn(&Asked) -> Result<Made>,
+) -> Result<Option<String>> {
+    let Some(dir) = dir else { return Ok(None) };
+    let Some(asked) = asked else {
+        output::error("note: no receipt is written: nothing on this stick that counts here asks for one");
+        return Ok(None);
+    };
+    let made = tell(asked)?;
+    receipt::write(dir, &made.name, &made.envelope)?;
+    Ok(Some(made.name))
 }
 
 /// The bundles that a path stands for: itself, or the `*.shoal` at the top of a folder that is none.
@@ -106,8 +141,39 @@ fn is_join_file(path: &Path) -> bool {
     read.is_ok() && head == join::BEGIN.as_bytes()
 }
 
-/// As uid 0: has another process read the stick, and opens what it brought for activation.
+/// As uid 0: has another process read the stick, opens what it brought for activation, has another one tell of it.
 fn attend(options: Options<'_>, layout: &Layout) -> Result<()> {
+    let read: Heard<Taken> = have(options, layout, &[])?;
+    if let Some(taken) = &read.said {
+        let activated = activate(taken, layout)?;
+        let asked = taken.asked.as_ref().filter(|_| read.code == Some(0));
+        let tell = |asked: &Asked| {
+            let told: Heard<Made> = have(options, layout, &["--tells", &serde_json::to_string(asked)?])?;
+            told.said.filter(|_| told.code == Some(0)).context("the process that makes the receipt broke off")
+        };
+        let name = deliver(asked, options.receipt, &tell)?;
+        say(taken, activated, name.as_deref(), options.json);
+    }
+    match read.code {
+        Some(0) if read.said.is_some() => Ok(()),
+        // It has said why.
+        Some(code) if code != 0 => Err(Explained::said(code).into()),
+        _ => Err(Explained::new(Kind::Failure, "the process that reads the stick broke off").into()),
+    }
+}
+
+/// What another process of this program said, and how it ended.
+struct Heard<T> {
+    said: Option<T>,
+    code: Option<u8>,
+}
+
+/// Has this program do something for this process, as the agent's uid.
+fn have<T: serde::de::DeserializeOwned>(
+    options: Options<'_>,
+    layout: &Layout,
+    more: &[&str],
+) -> Result<Heard<T>> {
     // By its descriptor in /proc, so that the folders above the binary need not be open to the agent's uid.
     let mut command = Command::new("/proc/self/exe");
     command
@@ -117,6 +183,7 @@ fn attend(options: Options<'_>, layout: &Layout) -> Result<()> {
         .arg("--reads")
         .arg("--root")
         .arg(layout.root());
+    command.args(["--wait", &options.wait.as_secs().to_string()]).args(more);
     if options.json {
         command.args(["--output", "json"]);
     }
@@ -130,17 +197,8 @@ fn attend(options: Options<'_>, layout: &Layout) -> Result<()> {
     let heard = stdout.take(ANSWER_MAX).read_to_end(&mut answer);
     let ended = child.wait().context("the process that reads the stick is lost")?;
     heard.context("cannot hear the process that reads the stick")?;
-    let taken: Option<Taken> = serde_json::from_slice(&answer).ok();
-    if let Some(taken) = &taken {
-        let activated = activate(taken, layout)?;
-        say(taken, activated, options.json);
-    }
-    match ended.code().and_then(|c| u8::try_from(c).ok()) {
-        Some(0) if taken.is_some() => Ok(()),
-        // It has said why.
-        Some(code) if code != 0 => Err(Explained::said(code).into()),
-        _ => Err(Explained::new(Kind::Failure, "the process that reads the stick broke off").into()),
-    }
+    let code = ended.code().and_then(|c| u8::try_from(c).ok());
+    Ok(Heard { said: serde_json::from_slice(&answer).ok(), code })
 }
 
 /// Lets what the stick brought be activated; how many revisions.
@@ -164,9 +222,11 @@ fn activate(taken: &Taken, layout: &Layout) -> Result<usize> {
     Ok(count)
 }
 
-fn say(taken: &Taken, activated: usize, as_json: bool) {
+fn say(taken: &Taken, activated: usize, receipt: Option<&str>, as_json: bool) {
     if as_json {
-        let value = json!({ "documents": taken.documents, "images": taken.images, "activated": activated });
+        let value = json!({
+            "documents": taken.documents, "images": taken.images, "activated": activated, "receipt": receipt,
+        });
         output::line(&value.to_string());
         return;
     }

@@ -5,6 +5,7 @@
 
 use super::documents::{Carried, wanted};
 use super::progress::Progress;
+use super::receipt::Asked;
 use crate::failure::{Explained, Kind};
 use crate::points;
 use anyhow::{Context as _, Result};
@@ -60,6 +61,9 @@ pub(super) struct Revision {
 pub(super) struct Taken {
     pub(super) documents: Vec<Told>,
     pub(super) images: usize,
+    /// A receipt that is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) asked: Option<Asked>,
 }
 
 impl Taken {
@@ -160,6 +164,11 @@ pub(super) fn take(path: &Path, layout: &Layout) -> Result<Taken> {
     for document in &offered {
         let told = told(document, admit.submit(document.envelope).context("admission did not answer")?);
         points::hit(points::SIDELOAD_DOCUMENT);
+        let asks = document.kind == Some(DocumentKind::ReceiptRequest);
+        if asks && matches!(told.outcome, Outcome::Accepted | Outcome::Known) {
+            taken.asked =
+                Some(Asked::read(document.envelope).context("cannot read the request for a receipt")?);
+        }
         let ends = told.outcome == Outcome::Refused && !is_for_some(document);
         taken.documents.push(told);
         if ends {

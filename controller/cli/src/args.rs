@@ -15,7 +15,7 @@ pub(crate) use apply::{Apply, Diff, Source};
 pub(crate) use bundle::{BundleCommand, BundleCreate, BundleInspect, BundleVerify};
 pub(crate) use demo::{Demo, DemoKeeper, DemoOffer};
 pub(crate) use devices::{Approve, Decommission, Deny, Provision};
-pub(crate) use receipt::{ReceiptCommand, ReceiptImport};
+pub(crate) use receipt::{ReceiptCommand, ReceiptImport, ReceiptInspect};
 pub(crate) use release::{Release, ReleasePack, ReleasePublish};
 pub(crate) use run::{Keeper, Run};
 pub(crate) use secret::{Secret, SecretGrant, SecretSet};

@@ -6,6 +6,7 @@ use crate::app::{App, now};
 use crate::broker::Kick;
 use crate::orders::LIFETIME;
 use crate::problem::Problem;
+use crate::receipts;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -16,6 +17,8 @@ use shoal_protocol::ids::{DeviceId, Name};
 use shoal_protocol::latest::DeviceRecord;
 use shoal_protocol::verify::{Standing, Verified, verify_as};
 
+/// A receipt in base64.
+const RECEIPT: usize = 2 << 20;
 /// How long a device that is told that it left has until its connection ends.
 const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -48,6 +51,15 @@ pub(super) async fn devices(
     let selector = selector::parse(&query.selector).map_err(|e| Problem::invalid(e.to_string()))?;
     let fleet = app.fleet();
     Ok(Json(api::DeviceList { devices: fleet.matching(&selector).map(|d| d.file.summary(now())).collect() }))
+}
+
+pub(super) async fn post_receipt(
+    _: Operator,
+    State(app): Shared,
+    body: Body,
+) -> Answer<api::ReceiptAccepted> {
+    let post: api::PostReceipt = read_json(body, RECEIPT).await?;
+    Ok(Json(receipts::take(&app, post.receipt.0).await?))
 }
 
 pub(super) async fn device(_: Operator, State(app): Shared, Path(id): Path<String>) -> Answer<api::Device> {

@@ -4,6 +4,7 @@ use super::caller::Operator;
 use super::{Shared, parse};
 use crate::logs::LogStream;
 use crate::problem::Problem;
+use crate::receipts;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use shoal_controller_core::api::LogEvent;
 use shoal_controller_core::cri;
 use shoal_protocol::ids::{DeviceId, Name};
-use shoal_protocol::latest::{LogChunk, Verb};
+use shoal_protocol::latest::{LogChunk, ReceiptLog, Verb};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
@@ -46,6 +47,10 @@ pub(super) async fn logs(
     match connected {
         None => return Err(Problem::not_found(format_args!("device {device}"))),
         Some(false) => {
+            let kept = receipts::logs(&app, &device, &name).await?;
+            if !kept.is_empty() {
+                return Ok(by_hand(&kept, query.container.as_ref(), query.tail.unwrap_or(TAIL)));
+            }
             let message = format!("device {device} is not connected; its log stays on it until it is");
             return Err(Problem::new(StatusCode::CONFLICT, "device_offline", message)
                 .hint("`shoal get devices` shows when it was last heard"));
@@ -75,6 +80,23 @@ pub(super) async fn logs(
     };
     let body = Body::from_stream(futures_util::stream::unfold(state, Relay::next));
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// The logs that came by hand, of a device that is not there to be asked.
+fn by_hand(kept: &[ReceiptLog], container: Option<&Name>, tail: u64) -> Response {
+    let mut events = vec![LogEvent::Opened { until: crate::app::now() }];
+    for log in kept.iter().filter(|l| container.is_none_or(|c| l.container == *c)) {
+        let lines = cri::lines(&log.container, &log.lines.0);
+        let skip = lines.len().saturating_sub(usize::try_from(tail).unwrap_or(usize::MAX));
+        events.extend(lines.into_iter().skip(skip));
+    }
+    events.push(LogEvent::End { reason: None });
+    let mut body = Vec::new();
+    for event in events {
+        body.extend(serde_json::to_vec(&event).unwrap_or_default());
+        body.push(b'\n');
+    }
+    ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 
 fn stream_id() -> Result<u64, Problem> {

@@ -52,6 +52,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/grants", post(fleet::post_grants))
         .route("/v1/grants/{secret}", get(fleet::grants))
         .route("/v1/records", get(fleet::records))
+        .route("/v1/receipts", post(devices::post_receipt))
         .route("/v1/plan", post(fleet::plan))
         .route("/v1/deployments", get(fleet::deployments))
         .route("/v1/deployments/{name}", get(fleet::deployment))

@@ -6,6 +6,7 @@ mod audit;
 mod devices;
 mod enrollments;
 mod images;
+mod receipts;
 mod reports;
 mod rollouts;
 mod trust;
@@ -24,9 +25,10 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 /// What each version after the first adds; a store of an older version gets what it lacks at its next start.
-const STEPS: [&str; 2] = [include_str!("enrollments.sql"), include_str!("grants.sql")];
+const STEPS: [&str; 3] =
+    [include_str!("enrollments.sql"), include_str!("grants.sql"), include_str!("receipts.sql")];
 /// An audit log begins with the first build that keeps one.
 const AUDIT: &str = include_str!("audit.sql");
 /// Calls that may wait for the thread.

@@ -9,8 +9,8 @@ use shoal_protocol::codec::{self, Limits, Value};
 use shoal_protocol::envelope::{self, Envelope};
 use shoal_protocol::ids::{Digest, Name, Timestamp};
 use shoal_protocol::latest::{
-    Config, Deployment, DeviceRecord, EntryKind, Fact, Grant, Kind, Order, Release, Report, RoleName, Root,
-    Secret, Snapshot, Token,
+    Config, Deployment, DeviceRecord, EntryKind, Fact, Grant, Kind, Order, Receipt, ReceiptRequest, Release,
+    Report, RoleName, Root, Secret, Snapshot, Token,
 };
 use shoal_protocol::verify::{Expect, Known, Standing, TrustState, Verdict, Viewpoint, time, verify};
 use shoal_protocol::{Ed25519Signer, Signer};
@@ -69,10 +69,10 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 fn right(kind: Kind) -> u8 {
     match kind {
         Kind::Root => seed::ROOT,
-        Kind::Snapshot => seed::SNAPSHOT,
+        Kind::Snapshot | Kind::ReceiptRequest => seed::SNAPSHOT,
         Kind::Device | Kind::Token => seed::ENROLL,
         Kind::Order => seed::ONLINE,
-        Kind::Report => seed::IDENTITY,
+        Kind::Report | Kind::Receipt => seed::IDENTITY,
         Kind::Fact => seed::ATTEST,
         Kind::Deployment | Kind::Config | Kind::Secret | Kind::Grant | Kind::Removal => seed::DEPLOY,
         Kind::Release => seed::RELEASE,
@@ -185,7 +185,8 @@ fn expected(kind: Kind) -> Expect {
         | Kind::Grant
         | Kind::Release
         | Kind::Device
-        | Kind::Order => Expect::Delivered,
+        | Kind::Order
+        | Kind::ReceiptRequest => Expect::Delivered,
         other => Expect::Only(other),
     }
 }
@@ -206,6 +207,8 @@ fn read(kind: Kind, body: &[u8]) {
         Kind::Grant => decode::<Grant>(body),
         Kind::Release => decode::<Release>(body),
         Kind::Removal => decode::<Value>(body),
+        Kind::ReceiptRequest => decode::<ReceiptRequest>(body),
+        Kind::Receipt => decode::<Receipt>(body),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+mod air_gapped;
 mod bad_input;
 mod capture;
 mod ceremony;

@@ -11,6 +11,7 @@ mod device;
 mod fleet;
 mod messages;
 mod pod;
+mod receipt;
 mod release;
 
 pub use config::*;
@@ -19,6 +20,7 @@ pub use device::*;
 pub use fleet::*;
 pub use messages::*;
 pub use pod::*;
+pub use receipt::*;
 pub use release::*;
 
 /// What kind of document an envelope carries; its content type says so under the signature.
@@ -50,11 +52,15 @@ pub enum Kind {
     Removal,
     /// One device's key to one secret.
     Grant,
+    /// What devices without a network are asked to tell by hand.
+    ReceiptRequest,
+    /// What one tells: its reports, carried.
+    Receipt,
 }
 
 impl Kind {
     /// All kinds, built and reserved.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Root,
         Self::Snapshot,
         Self::Deployment,
@@ -68,6 +74,8 @@ impl Kind {
         Self::Release,
         Self::Removal,
         Self::Grant,
+        Self::ReceiptRequest,
+        Self::Receipt,
     ];
 
     /// The word in the content type.
@@ -86,6 +94,8 @@ impl Kind {
             Self::Release => "release",
             Self::Removal => "removal",
             Self::Grant => "grant",
+            Self::ReceiptRequest => "receipt-request",
+            Self::Receipt => "receipt",
         }
     }
 
@@ -101,7 +111,8 @@ impl Kind {
             Self::Snapshot => 512 << 10,
             Self::Deployment | Self::Config | Self::Secret | Self::Release => 60 << 10,
             Self::Report => 256 << 10,
-            Self::Device | Self::Token | Self::Order => 8 << 10,
+            Self::Receipt => 1 << 20,
+            Self::Device | Self::Token | Self::Order | Self::ReceiptRequest => 8 << 10,
             Self::Fact | Self::Grant | Self::Removal => 4 << 10,
         }
     }
@@ -121,5 +132,6 @@ macro_rules! documents {
 
 documents! {
     Root: Root, Snapshot: Snapshot, Deployment: Deployment, DeviceRecord: Device, Token: Token, Order: Order,
-    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant, Release: Release
+    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant, Release: Release,
+    ReceiptRequest: ReceiptRequest, Receipt: Receipt
 }

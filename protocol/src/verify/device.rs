@@ -249,14 +249,14 @@ pub(super) fn verify_fact(case: &Case<'_>) -> Result<Verified<Fact>, Refusal> {
     Ok(Verified::new(fact, case.identity, Standing::New, signers))
 }
 
-fn record_of<'s>(case: &'s Case<'_>) -> Result<&'s Known<DeviceRecord>, Refusal> {
+pub(super) fn record_of<'s>(case: &'s Case<'_>) -> Result<&'s Known<DeviceRecord>, Refusal> {
     match &case.state.record {
         Some(record) => Ok(record),
         None => refuse(Code::UnknownKey, "no device record is known for the sender"),
     }
 }
 
-fn check_from(own: &DeviceId, named: &DeviceId) -> Result<(), Refusal> {
+pub(super) fn check_from(own: &DeviceId, named: &DeviceId) -> Result<(), Refusal> {
     if own == named {
         Ok(())
     } else {
@@ -266,7 +266,7 @@ fn check_from(own: &DeviceId, named: &DeviceId) -> Result<(), Refusal> {
 
 /// Counters only rise; one counter with two contents is two machines with one identity.
 /// Uptane §5.4.2.1 (version reports cannot be replayed); REQ.SEC.REPORTING.
-fn check_counter(case: &Case<'_>, last: Option<Mark>, counter: u64) -> Result<(), Refusal> {
+pub(super) fn check_counter(case: &Case<'_>, last: Option<Mark>, counter: u64) -> Result<(), Refusal> {
     let Some(Mark { counter: known, digest }) = last else { return Ok(()) };
     if case.is_stored() || counter > known {
         return Ok(());

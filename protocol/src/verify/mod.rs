@@ -10,6 +10,7 @@ mod deployment;
 mod device;
 mod documents;
 mod exec;
+mod receipt;
 mod release;
 mod root;
 mod signatures;
@@ -32,8 +33,8 @@ use crate::envelope::Envelope;
 use crate::ids::{Digest, FleetId, Timestamp};
 use crate::refusal::{Code, Refusal};
 use crate::v1::{
-    Config, Deployment, DeviceRecord, Document, Fact, Grant, Key, Kind, Order, Release, Report, Root, Secret,
-    Snapshot, Token,
+    Config, Deployment, DeviceRecord, Document, Fact, Grant, Key, Kind, Order, Receipt, ReceiptRequest,
+    Release, Report, Root, Secret, Snapshot, Token,
 };
 use signatures::Signed;
 
@@ -44,7 +45,7 @@ pub const MAX_JUMP: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// On a device, whatever came by network, USB or relay: root, snapshot, deployment, config,
-    /// secret, grant, release, device record or order.
+    /// secret, grant, release, device record, order or request for a receipt.
     Delivered,
     /// This kind and no other, new.
     Only(Kind),
@@ -70,6 +71,7 @@ impl Expect {
                         | Kind::Release
                         | Kind::Device
                         | Kind::Order
+                        | Kind::ReceiptRequest
                 )
             }
             Self::Only(k) | Self::Stored(k) => k == kind,
@@ -159,6 +161,10 @@ pub enum Verdict {
     Grant(Verified<Grant>),
     /// A release.
     Release(Verified<Release>),
+    /// A request for receipts.
+    ReceiptRequest(Verified<ReceiptRequest>),
+    /// A receipt.
+    Receipt(Verified<Receipt>),
 }
 
 impl Verdict {
@@ -177,6 +183,8 @@ impl Verdict {
             Self::Secret(_) => Kind::Secret,
             Self::Grant(_) => Kind::Grant,
             Self::Release(_) => Kind::Release,
+            Self::ReceiptRequest(_) => Kind::ReceiptRequest,
+            Self::Receipt(_) => Kind::Receipt,
         }
     }
 
@@ -195,6 +203,8 @@ impl Verdict {
             Self::Secret(v) => v.identity,
             Self::Grant(v) => v.identity,
             Self::Release(v) => v.identity,
+            Self::ReceiptRequest(v) => v.identity,
+            Self::Receipt(v) => v.identity,
         }
     }
 
@@ -213,6 +223,8 @@ impl Verdict {
             Self::Secret(v) => v.standing,
             Self::Grant(v) => v.standing,
             Self::Release(v) => v.standing,
+            Self::ReceiptRequest(v) => v.standing,
+            Self::Receipt(v) => v.standing,
         }
     }
 }
@@ -332,6 +344,8 @@ pub fn verify(
         Kind::Grant => config::verify_grant(&case).map(Verdict::Grant),
         Kind::Release => release::verify(&case).map(Verdict::Release),
         Kind::Removal => refuse(Code::UnsupportedVersion, format!("{} is reserved", kind.as_str())),
+        Kind::ReceiptRequest => receipt::verify_request(&case).map(Verdict::ReceiptRequest),
+        Kind::Receipt => receipt::verify(&case).map(Verdict::Receipt),
     }
 }
 
@@ -361,7 +375,8 @@ macro_rules! from_verdict {
 
 from_verdict! {
     Root: Root, Snapshot: Snapshot, Deployment: Deployment, DeviceRecord: Device, Token: Token, Order: Order,
-    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant, Release: Release
+    Report: Report, Fact: Fact, Config: Config, Secret: Secret, Grant: Grant, Release: Release,
+    ReceiptRequest: ReceiptRequest, Receipt: Receipt
 }
 
 /// [`verify`] for one kind, known beforehand.

@@ -181,6 +181,8 @@ pub struct TrustState {
     pub report: Option<Mark>,
     /// The last fact stored of the device.
     pub fact: Option<Mark>,
+    /// The last receipt stored of the device.
+    pub receipt: Option<Mark>,
     /// Where a new device begins.
     pub minima: Option<Minima>,
     /// On a device: the newest agent version that proved healthy on it; empty before the first.
@@ -257,6 +259,11 @@ impl TrustState {
             Verdict::Fact(v) => {
                 self.fact = Some(Mark { counter: v.document().counter, digest: v.identity() });
             }
+            Verdict::Receipt(v) => {
+                self.receipt = Some(Mark { counter: v.document().counter, digest: v.identity() });
+            }
+            // Answered, and forgotten.
+            Verdict::ReceiptRequest(_) => {}
         }
     }
 

@@ -351,6 +351,34 @@ impl Fleet {
         }
     }
 
+    /// For all devices, beside this snapshot.
+    pub fn receipt_request(&self, snapshot: SnapshotRef) -> ReceiptRequest {
+        ReceiptRequest {
+            fleet: self.id.clone(),
+            epoch: 1,
+            snapshot,
+            target: Target { selector: Some(Selector::default()), ..Target::default() },
+            issued_at: NOW,
+            not_after: Timestamp(NOW.0 + 31 * DAY),
+            logs: 0,
+        }
+    }
+
+    pub fn receipt(&self, counter: u64) -> Receipt {
+        Receipt {
+            fleet: self.id.clone(),
+            device: key(seed::IDENTITY).public().device_id(),
+            counter,
+            issued_at: NOW,
+            request: Digest::of(b"request"),
+            record: Bytes(vec![1]),
+            reports: vec![],
+            left_out: 0,
+            enrollment: None,
+            logs: vec![],
+        }
+    }
+
     pub fn root_2(&self) -> Root {
         Root { version: 2, fleet: Some(self.id.clone()), issued_at: NOW, ..root_1() }
     }
@@ -777,6 +805,28 @@ pub mod full {
 
     pub fn grant(fleet: &Fleet) -> Grant {
         fleet.grant("password", revision(2, Digest::of(b"password")))
+    }
+
+    pub fn receipt_request(fleet: &Fleet) -> ReceiptRequest {
+        let held = SnapshotRef { version: 7, digest: Digest::of(b"snapshot") };
+        let target = Target { devices: vec![key(seed::IDENTITY).public().device_id()], ..Target::default() };
+        ReceiptRequest { target, logs: 200, ..fleet.receipt_request(held) }
+    }
+
+    pub fn receipt(fleet: &Fleet) -> Receipt {
+        let log = ReceiptLog {
+            name: name("web"),
+            revision: revision(2, Digest::of(b"web")),
+            container: name("main"),
+            lines: log().lines,
+        };
+        Receipt {
+            reports: vec![Bytes(vec![2]), Bytes(vec![3])],
+            left_out: 4,
+            enrollment: Some(Bytes(vec![5])),
+            logs: vec![log],
+            ..fleet.receipt(9)
+        }
     }
 
     pub fn log() -> LogChunk {

@@ -394,7 +394,8 @@ fn described(verdict: &Verdict) -> Accepted {
         Verdict::Secret(v) => (v.document().name.to_string(), v.document().sequence),
         Verdict::Grant(v) => (v.document().name.to_string(), v.document().revision.sequence),
         Verdict::Release(v) => (v.document().name.to_string(), v.document().sequence),
-        Verdict::Token(_) | Verdict::Report(_) | Verdict::Fact(_) => (String::new(), 0),
+        Verdict::ReceiptRequest(v) => (String::new(), v.document().snapshot.version),
+        Verdict::Token(_) | Verdict::Report(_) | Verdict::Fact(_) | Verdict::Receipt(_) => (String::new(), 0),
     };
     let known = verdict.standing() == Found::Held;
     Accepted { kind: verdict.kind(), name, sequence, digest: verdict.identity(), known }

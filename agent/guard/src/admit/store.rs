@@ -85,7 +85,10 @@ impl Store {
 
     /// What was opened while its file system was read-only stays so, whatever becomes of the file system (F2): it is opened anew.
     fn make_writable(&mut self) -> Result<()> {
-        if self.0.is_readonly("main")? {
+        if self.0.is_readonly("main")? || self.0.path().is_none_or(str::is_empty) {
+            // Closed before: connections of one process share what the first one could do with the file beside the log. Should
+            // the next line fail, there is a database without tables: every question to it is an error, and it is tried again.
+            self.0 = Connection::open_in_memory()?;
             self.0 = Self::connect(&self.1)?;
         }
         Ok(())

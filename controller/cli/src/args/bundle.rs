@@ -21,7 +21,8 @@ Examples:
   shoal bundle create web meter -o /media/usb/two.shoal
   shoal bundle create -f app.yaml -o /media/usb/app.shoal
   shoal bundle create --undo web -o /media/usb/back.shoal
-  shoal bundle create --since site.shoal -o small.shoal")]
+  shoal bundle create --since site.shoal -o small.shoal
+  shoal bundle create --receipt -o ask.shoal          # devices write a receipt: shoal-agent sideload --receipt DIR")]
     Create(BundleCreate),
     /// Show what a bundle holds, after checking each byte against its digest
     #[command(
@@ -64,6 +65,15 @@ pub(crate) struct BundleCreate {
     /// Leave out what the images of this bundle had; a device that lacks any of it refuses the whole
     #[arg(long, value_name = "BUNDLE")]
     pub(crate) since: Option<PathBuf>,
+    /// Ask the devices for a receipt: their state, and logs as far as the deployments' consent goes
+    #[arg(long)]
+    pub(crate) receipt: bool,
+    /// With --receipt: so many of the last lines of each container's log
+    #[arg(long, value_name = "N", default_value_t = 200, requires = "receipt")]
+    pub(crate) receipt_logs: u64,
+    /// With --receipt: how long the devices may answer, at most 31d
+    #[arg(long, value_name = "TIME", default_value = "14d", requires = "receipt")]
+    pub(crate) receipt_expires: String,
     /// Ask no controller for anything
     #[arg(long)]
     pub(crate) offline: bool,

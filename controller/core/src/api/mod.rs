@@ -62,7 +62,7 @@ pub use rollouts::{
 pub use text::{ApiError, Base64, Ca, Controller, DigestText, Login, PublicKey, UnknownValue, Version};
 pub use trust::{
     DeviceRecord, Enrollment, EnrollmentDecided, EnrollmentList, EnrollmentState, GrantList, GrantsAccepted,
-    OrderAccepted, Plan, PlanRequest, PlannedDevice, PostGrants, PostOrder, PostRecord, PostRoot,
-    PostSnapshot, PostToken, RecordAccepted, RecordList, Revoked, RootAccepted, SignedRecord,
-    SnapshotAccepted, SnapshotRef, Token, TokenAccepted, TokenList, Trust,
+    OrderAccepted, Plan, PlanRequest, PlannedDevice, PostGrants, PostOrder, PostReceipt, PostRecord,
+    PostRoot, PostSnapshot, PostToken, ReceiptAccepted, RecordAccepted, RecordList, Revoked, RootAccepted,
+    SignedRecord, SnapshotAccepted, SnapshotRef, Token, TokenAccepted, TokenList, Trust,
 };

@@ -63,6 +63,25 @@ pub struct PostGrants {
     pub grants: Vec<Base64>,
 }
 
+/// `POST /v1/receipts`: what a device without a network gave back by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostReceipt {
+    /// Its envelope.
+    pub receipt: Base64,
+}
+
+/// The receipt is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptAccepted {
+    /// Whose it is.
+    pub device: DeviceId,
+    /// Its number.
+    pub counter: u64,
+    /// How many of its reports are new here.
+    pub reports: u64,
+}
+
 /// The grants are stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantsAccepted {

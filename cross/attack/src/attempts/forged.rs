@@ -6,8 +6,9 @@ use shoal_protocol::codec;
 use shoal_protocol::envelope::{self, Envelope};
 use shoal_protocol::ids::{Bytes, Digest};
 use shoal_protocol::latest::{
-    Build, Config, Controller, DeviceRecord, Fact, Grant, Key, Kind, Minima, Order, Release, ReleaseFile,
-    Report, Revision, RoleName, Root, Secret, Selector, Snapshot, Target, Token, Verb,
+    Build, Config, Controller, DeviceRecord, Fact, Grant, Key, Kind, Minima, Order, Receipt, ReceiptRequest,
+    Release, ReleaseFile, Report, Revision, RoleName, Root, Secret, Selector, Snapshot, SnapshotRef, Target,
+    Token, Verb,
 };
 use shoal_protocol::sealing::{self, SecretKey};
 use shoal_protocol::topics::Topic;
@@ -55,7 +56,9 @@ pub(super) fn topic(kind: Kind) -> Topic {
         | Kind::Secret
         | Kind::Release
         | Kind::Removal
-        | Kind::Grant => Topic::Document,
+        | Kind::Grant
+        | Kind::ReceiptRequest
+        | Kind::Receipt => Topic::Document,
     }
 }
 
@@ -70,7 +73,8 @@ fn code(kind: Kind, by: By) -> Option<Code> {
             | Kind::Config
             | Kind::Secret
             | Kind::Grant
-            | Kind::Release,
+            | Kind::Release
+            | Kind::ReceiptRequest,
             By::Online,
         ) => Code::RoleScope,
         (
@@ -81,7 +85,8 @@ fn code(kind: Kind, by: By) -> Option<Code> {
             | Kind::Secret
             | Kind::Grant
             | Kind::Release
-            | Kind::Order,
+            | Kind::Order
+            | Kind::ReceiptRequest,
             By::Fresh,
         ) => Code::UnknownKey,
         (
@@ -93,10 +98,11 @@ fn code(kind: Kind, by: By) -> Option<Code> {
             | Kind::Secret
             | Kind::Grant
             | Kind::Release
-            | Kind::Order,
+            | Kind::Order
+            | Kind::ReceiptRequest,
             By::Copied,
         ) => Code::BadSignature,
-        (Kind::Token | Kind::Report | Kind::Fact, _) => Code::WrongType,
+        (Kind::Token | Kind::Report | Kind::Fact | Kind::Receipt, _) => Code::WrongType,
         (Kind::Removal, _) => Code::UnsupportedVersion,
         // Orders are what that key is for: see `orders`.
         (Kind::Order, By::Online) => return None,
@@ -180,6 +186,31 @@ fn payload(thief: &Thief<'_>, kind: Kind) -> Result<Vec<u8>> {
             grant.sealed = sealing::wrap(&SecretKey::new([7; 32]), &thief.record.sealing.0, to, of, [8; 32])?;
             codec::encode(&grant)
         }
+        Kind::ReceiptRequest => {
+            let held: Snapshot = loot.newest(Kind::Snapshot)?.read()?;
+            let digest = Envelope::parse(&loot.newest(Kind::Snapshot)?.envelope)?.identity();
+            codec::encode(&ReceiptRequest {
+                fleet: thief.fleet().clone(),
+                epoch: thief.record.epoch,
+                snapshot: SnapshotRef { version: held.version, digest },
+                target: Target { devices: vec![thief.device.clone()], ..Target::default() },
+                issued_at: thief.now,
+                not_after: thief.now.plus(600),
+                logs: 200,
+            })
+        }
+        Kind::Receipt => codec::encode(&Receipt {
+            fleet: thief.fleet().clone(),
+            device: thief.device.clone(),
+            counter: 1,
+            issued_at: thief.now,
+            request: envelope::identity(Kind::ReceiptRequest, b"x"),
+            record: Bytes(Vec::new()),
+            reports: Vec::new(),
+            left_out: 0,
+            enrollment: None,
+            logs: Vec::new(),
+        }),
         Kind::Release => codec::encode(&release(thief)),
         // The reserved kind has no fields yet.
         Kind::Removal => vec![0xa0],
@@ -238,6 +269,7 @@ fn copied(thief: &Thief<'_>, kind: Kind) -> Result<Vec<Copied>> {
     let own = match kind {
         Kind::Device => Some(thief.loot.newest_where(|r: &DeviceRecord| r.device == *thief.device)?.0),
         Kind::Order | Kind::Report | Kind::Fact => None,
+        Kind::ReceiptRequest => thief.loot.newest(Kind::Snapshot).ok(),
         _ => thief.loot.newest(kind).ok(),
     };
     let envelope = match own {

@@ -102,6 +102,7 @@ pub(super) fn sideload(site: &mut Site) -> Result<()> {
     let took = began.elapsed().as_secs();
     ensure!(took < 80, "with a job at work it took {took} s to switch itself off");
     site.boot_stick(&disk)?;
+    site.ok("systemctl start shoal-guard")?;
     site.ok("mkdir -p /mnt && mount -o ro /dev/vdb /mnt && shoal-agent enroll --offline /mnt/factory/join-0001.shoal")?;
     site.ok("systemctl enable --now shoal-agent")?;
     let began = Instant::now();

@@ -3,16 +3,19 @@
 use super::gather::Gatherer;
 use super::{open, report};
 use crate::args::BundleCreate;
-use crate::commands::Session;
 use crate::commands::apply::{ToBundle, for_bundle, own_state};
+use crate::commands::{Session, duration};
 use crate::error::{CliError, OnPath as _, Result};
 use crate::home::Home;
 use crate::images::{image_error, store};
 use crate::publish::Keyring;
-use crate::trust::{Trust, own_snapshot};
+use crate::trust::{Trust, now, own_snapshot, refusal};
 use shoal_image::bundle::{self, SignedDocument};
 use shoal_protocol::ids::Digest;
-use shoal_protocol::latest::{Entry, EntryKind, Liveness};
+use shoal_protocol::latest::{
+    Entry, EntryKind, Kind, Liveness, ReceiptRequest, RoleName, Selector, SnapshotRef, Target,
+};
+use shoal_protocol::verify::{Expect, verify};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
@@ -59,6 +62,12 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &BundleCreate) -> Re
         all.releases()?;
     }
     all.grants(ring.as_ref(), args.offline)?;
+    if args.receipt {
+        let ring =
+            ring.as_ref().ok_or_else(|| CliError::usage("there is no key to ask for a receipt with"))?;
+        let lifetime = duration("--receipt-expires", &args.receipt_expires)?;
+        all.documents.push(request(&all.trust, ring, args.receipt_logs, lifetime)?);
+    }
     let store = store(home)?;
     if let Some((digest, name)) = all.images.iter().find(|(d, _)| store.size(d).is_none()) {
         return Err(CliError::usage(format!("the image {name} ({digest}) is not in the own layout"))
@@ -71,6 +80,26 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &BundleCreate) -> Re
     let since = since.map(|b| b.digest().to_string());
     let images = images.iter().map(|(d, n)| format!("{n} {d}"));
     report(&args.out, args.format, since.as_deref(), &all.documents, images)
+}
+
+/// The request for a receipt of every device that this bundle comes to.
+fn request(trust: &Trust, ring: &Keyring, logs: u64, lifetime: u64) -> Result<SignedDocument> {
+    let anchor = trust.anchor()?;
+    let held = trust.snapshot().ok_or_else(|| CliError::failure("no snapshot is held"))?;
+    let issued_at = now();
+    let request = ReceiptRequest {
+        fleet: anchor.fleet.clone(),
+        epoch: anchor.root.document.epoch,
+        snapshot: SnapshotRef { version: held.document.version, digest: held.digest },
+        target: Target { selector: Some(Selector::default()), ..Target::default() },
+        issued_at,
+        not_after: issued_at.plus(lifetime),
+        logs,
+    };
+    let (envelope, _) = ring.seal(&anchor.root.document, RoleName::Snapshot, "", &request)?;
+    verify(&envelope, &trust.state, issued_at, Expect::Only(Kind::ReceiptRequest))
+        .map_err(|r| refusal("the request for a receipt", &r))?;
+    Ok(SignedDocument { title: "receipt request".to_owned(), envelope })
 }
 
 /// The live deployments of these names, or all.

@@ -181,6 +181,7 @@ fn rank(kind: Option<Kind>) -> u8 {
         Some(Kind::Snapshot) => 2,
         Some(Kind::Deployment) => 3,
         Some(Kind::Grant) => 5,
+        Some(Kind::ReceiptRequest) => 6,
         _ => 4,
     }
 }

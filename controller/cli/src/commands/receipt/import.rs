@@ -1,5 +1,6 @@
 //! `shoal receipt import`: each file is verified by the own root chain, kept, then handed to the controller where it answers.
 
+use super::read::{self, View, is_receipt, known};
 use crate::args::ReceiptImport;
 use crate::commands::Session;
 use crate::commands::apply::own_state;
@@ -9,7 +10,7 @@ use crate::output;
 use crate::records;
 use crate::trust::Trust;
 use serde::Serialize;
-use shoal_controller_core::api::SignedRecord;
+use shoal_controller_core::api::{self, SignedRecord};
 use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::Envelope;
 use shoal_protocol::latest::{DeviceRecord, EnrollRequest, Kind};
@@ -26,9 +27,13 @@ const REQUEST: usize = 32 << 10;
 struct Imported {
     file: String,
     device: String,
-    fingerprint: String,
+    /// Of a request to enrol: what to compare with the device's own console.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
     /// Whether the controller has it too.
     handed_over: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<View>,
 }
 
 pub(super) fn run(s: &Session, args: &ReceiptImport) -> Result<()> {
@@ -36,29 +41,75 @@ pub(super) fn run(s: &Session, args: &ReceiptImport) -> Result<()> {
     let mut all = Vec::new();
     for path in &args.files {
         let bytes = read(path)?;
-        let request = codec::decode::<EnrollRequest>(&bytes, Limits::of_size(REQUEST)).map_err(|e| {
-            CliError::usage(format!("{} is nothing that a device gave back", path.display())).because(e)
-        })?;
-        let record = enrollment(&trust, &request)?;
-        let handed_over = !args.offline && hand_over_enrollment(s, &request)?;
-        all.push(Imported {
-            file: path.display().to_string(),
-            device: record.device.to_string(),
-            fingerprint: record.fingerprint().to_string(),
-            handed_over,
-        });
+        let file = path.display().to_string();
+        let imported = if is_receipt(&bytes) {
+            receipt(s, &trust, &bytes, file, args.offline)?
+        } else {
+            let request = codec::decode::<EnrollRequest>(&bytes, Limits::of_size(REQUEST)).map_err(|e| {
+                CliError::refused("malformed", format!("{file} is nothing that a device gave back"))
+                    .because(e)
+            })?;
+            let record = enrollment(&trust, &request)?;
+            let handed_over = !args.offline && hand_over_enrollment(s, &request)?;
+            let fingerprint = Some(record.fingerprint().to_string());
+            Imported { file, device: record.device.to_string(), fingerprint, handed_over, receipt: None }
+        };
+        if !args.output.format.is_data() {
+            print(&imported);
+        }
+        all.push(imported);
     }
     if args.output.format.is_data() {
         return output::data(args.output.format, &serde_json::json!({ "imported": all }));
     }
-    for i in &all {
-        let where_to = if i.handed_over { "kept, and handed to the controller" } else { "kept" };
-        output::line(&format!("{}  {where_to}; its keys: {}", i.device, i.fingerprint));
-    }
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+fn print(i: &Imported) {
+    let where_to = if i.handed_over { "kept, and handed to the controller" } else { "kept" };
+    match (&i.receipt, &i.fingerprint) {
+        (Some(view), _) => {
+            view.lines().iter().for_each(|l| output::line(&output::clean(l)));
+            output::line(&format!("  {where_to}"));
+        }
+        (None, Some(keys)) => output::line(&format!("{}  {where_to}; its keys: {keys}", i.device)),
+        (None, None) => {}
+    }
+}
+
+/// Verifies, keeps and hands over one receipt.
+fn receipt(s: &Session, trust: &Trust, bytes: &[u8], file: String, offline: bool) -> Result<Imported> {
+    let mut served = Vec::new();
+    let mut reached = false;
+    if !offline {
+        match s.client.get::<api::RecordList>("/v1/records", "the device records") {
+            Ok(list) => (served, reached) = (list.records, true),
+            Err(e) if e.kind == ErrorKind::Unreachable => {}
+            Err(e) => return Err(e),
+        }
+    }
+    // What was imported without a controller is handed over later; whether that one has it already it knows itself.
+    let known = known(trust, bytes)?;
+    let identity = Envelope::parse(bytes).ok().map(|e| e.identity());
+    let again = reached && known.is_some_and(|k| Some(k.digest) == identity);
+    let read = read::read(trust, bytes, known.filter(|_| !again), &served)?;
+    if !again {
+        read::keep(trust, &read, bytes)?;
+    }
+    if reached {
+        if let Some(request) =
+            read.enrollment.as_ref().filter(|_| !served.iter().any(|r| r.device == read.receipt.device))
+        {
+            hand_over_enrollment(s, request)?;
+        }
+        let body = api::PostReceipt { receipt: bytes.to_vec().into() };
+        let _: api::ReceiptAccepted = s.client.post("/v1/receipts", &body, "handing over the receipt")?;
+    }
+    let device = read.receipt.device.to_string();
+    Ok(Imported { file, device, fingerprint: None, handed_over: reached, receipt: Some(View::of(&read)) })
+}
+
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).on_path("open", path)?;
     file.take(MAX + 1).read_to_end(&mut bytes).on_path("read", path)?;

@@ -13,11 +13,14 @@ use crate::args::TrustCommand;
 use crate::audit::Copy;
 use crate::error::{CliError, OnPath as _, Result};
 use crate::home::Home;
+use crate::images;
 use crate::output;
 use crate::publish::{self, Keyring};
 use crate::trust::{self, Trust};
 use shoal_controller_core::api;
-use shoal_protocol::latest::Liveness;
+use shoal_protocol::codec::{self, Limits};
+use shoal_protocol::envelope::Envelope;
+use shoal_protocol::latest::{Deployment, EntryKind, Kind, Liveness};
 
 pub(super) fn run(home: &Home, context: Option<&str>, command: &TrustCommand) -> Result<()> {
     let open = || Session::open(home.clone(), context);
@@ -40,6 +43,21 @@ pub(super) fn run(home: &Home, context: Option<&str>, command: &TrustCommand) ->
         }
         TrustCommand::Push { handover } => push(&open()?, *handover),
     }
+}
+
+/// The images of a deployment that was signed without the controller, as far as they are here.
+fn give_images(s: &Session, envelope: &[u8]) -> Result<()> {
+    let store = images::store(&s.home)?;
+    let read = Envelope::parse(envelope)
+        .and_then(|e| codec::decode::<Deployment>(e.payload(), Limits::of_size(Kind::Deployment.size_cap())));
+    let deployment = read.map_err(|e| CliError::failure("an own document cannot be read").because(e))?;
+    for container in deployment.template.all_containers() {
+        let image = &container.image;
+        if store.size(&image.manifest).is_some() {
+            images::upload(&s.client, &store, &images::reference(&image.reference)?, &image.manifest)?;
+        }
+    }
+    Ok(())
 }
 
 /// Signs the snapshot again as it is.
@@ -76,13 +94,17 @@ fn push(s: &Session, handover: bool) -> Result<()> {
         for revision in entry.stable.iter().chain([&entry.newest]) {
             let path = trust.document_path(&revision.digest);
             if path.exists() {
-                documents.push(std::fs::read(&path).on_path("read", &path)?.into());
+                let bytes = std::fs::read(&path).on_path("read", &path)?;
+                if entry.kind == EntryKind::Deployment {
+                    give_images(s, &bytes)?;
+                }
+                documents.push(bytes.into());
             }
         }
     }
     let expected_previous = match &served.snapshot {
         Some(bytes) => Some(
-            shoal_protocol::envelope::Envelope::parse(&bytes.0)
+            Envelope::parse(&bytes.0)
                 .map_err(|e| CliError::failure("the controller's snapshot cannot be read").because(e))?
                 .identity()
                 .into(),
