@@ -11,7 +11,7 @@ use crate::store::{Pending as Waiting, Store};
 use anyhow::{Context as _, Result};
 use rustix::fs::{Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
-use shoal_ipc::{AdmitClient, Layout};
+use shoal_ipc::{AdmitClient, HeldRevision, HeldRole, Layout};
 use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::{Envelope, seal_document};
 use shoal_protocol::ids::{Bytes, Digest};
@@ -89,9 +89,15 @@ fn is_settled(pod: &PodStatus) -> bool {
     }
 }
 
-/// Whether a report tells of what this stick brought, and how that came out.
-fn is_about(report: &Report, snapshot: &Digest) -> bool {
-    report.snapshot.as_ref().is_some_and(|s| s.digest == *snapshot) && report.pods.iter().all(is_settled)
+/// Whether a report tells of what this stick brought, all that admission holds of it included, and how that came out.
+fn is_about(report: &Report, snapshot: &Digest, held: &[HeldRevision]) -> bool {
+    let told = |h: &HeldRevision| {
+        report.pods.iter().any(|p| p.name.as_str() == h.name && p.revision.sequence >= h.sequence)
+    };
+    let counts = |h: &&HeldRevision| matches!(h.role, HeldRole::Candidate | HeldRole::LastGood);
+    report.snapshot.as_ref().is_some_and(|s| s.digest == *snapshot)
+        && held.iter().filter(counts).all(told)
+        && report.pods.iter().all(is_settled)
 }
 
 fn report_of(waiting: &Waiting) -> Option<Report> {
@@ -103,16 +109,17 @@ fn report_of(waiting: &Waiting) -> Option<Report> {
 pub(super) fn make(asked: &Asked, layout: &Layout, wait: Duration) -> Result<Made> {
     let db = layout.agent_db();
     let (request, snapshot): (Digest, Digest) = (asked.digest.parse()?, asked.snapshot.parse()?);
+    let mut admit = AdmitClient::connect(layout).context("cannot reach admission")?;
+    let trust = admit.trust().context("cannot ask admission what it holds")?;
     let until = Instant::now() + wait;
     loop {
         let newest = Store::newest_report(&db)?.as_ref().and_then(report_of);
-        if newest.is_some_and(|r| is_about(&r, &snapshot)) || Instant::now() >= until {
+        if newest.is_some_and(|r| is_about(&r, &snapshot, &trust.held)) || Instant::now() >= until {
             break;
         }
         std::thread::sleep(LOOK);
     }
     let key = Files::new(layout).load_key()?.context("this device has no identity key")?;
-    let mut admit = AdmitClient::connect(layout).context("cannot reach admission")?;
     let trust = admit.trust().context("cannot ask admission what it holds")?;
     let record = admit.device_record().context("admission has no record of this device")?;
     let enrollment = Pending::load(layout)?.map(|p| p.request()).transpose()?;
