@@ -45,7 +45,7 @@ fn reaches(version: &str, least: Option<&str>) -> bool {
 }
 
 /// `major.minor.patch`; what follows a `-` or `+` does not count.
-pub(super) fn parse_version(text: &str) -> Option<[u64; 3]> {
+pub fn parse_version(text: &str) -> Option<[u64; 3]> {
     let core = text.split(['-', '+']).next()?;
     let mut parts = core.split('.');
     let mut out = [0; 3];

@@ -9,7 +9,7 @@ use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::{Digest, Name};
 use shoal_protocol::refusal::{Code, Refusal};
 use shoal_protocol::v1::{Document as _, EntryKind, Kind, Liveness, Release, Revision, Snapshot};
-use shoal_protocol::verify::target::{Selection, selection};
+use shoal_protocol::verify::target::{Selection, parse_version, selection};
 use shoal_protocol::verify::{Expect, verify};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,14 +46,9 @@ pub(super) fn offered<'a>(
         })
     };
     let all = held.values().flat_map(BTreeMap::values);
-    let possible = all.filter(|h| h.counts && listed(h) && order(&h.release.version) > order(running));
-    possible.max_by_key(|h| (order(&h.release.version), h.release.sequence))
-}
-
-/// Versions of accepted releases are three plain numbers.
-fn order(version: &str) -> [u64; 3] {
-    let mut parts = version.split('.').map(|p| p.parse().unwrap_or(0));
-    [(); 3].map(|()| parts.next().unwrap_or(0))
+    let possible =
+        all.filter(|h| h.counts && listed(h) && parse_version(&h.release.version) > parse_version(running));
+    possible.max_by_key(|h| (parse_version(&h.release.version), h.release.sequence))
 }
 
 /// Supervise's permission to change to it.
@@ -133,7 +128,7 @@ impl Model {
 
     /// Software of this version works here: nothing older comes in its place any more (S26).
     pub(super) fn proved(&mut self, version: &str) -> Result<(), Refusal> {
-        if order(version) <= order(&self.trust.proved_agent) {
+        if parse_version(version) <= parse_version(&self.trust.proved_agent) {
             return Ok(());
         }
         self.store.change(|c| c.set("proved_agent", version.as_bytes())).map_err(|e| storage(&e))?;

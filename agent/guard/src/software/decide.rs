@@ -1,6 +1,7 @@
 //! Which software is to run, after each start and after each change. Pure.
 
 use shoal_ipc::{Digest, FailedRelease, Place, ReleaseTicket, SoftwareState, Trial};
+use shoal_protocol::verify::target::parse_version;
 
 /// Starts that new software gets before what was there before takes over again.
 pub(crate) const STARTS: u32 = 3;
@@ -18,15 +19,9 @@ pub(crate) enum Launch {
     Hand(Place),
 }
 
-/// `major.minor.patch` as numbers; what is none counts as older than everything.
-fn order(version: &str) -> [u64; 3] {
-    let mut parts = version.split('.').map(|p| p.parse().unwrap_or(0));
-    [(); 3].map(|()| parts.next().unwrap_or(0))
-}
-
-/// Whether `version` is newer than `other`.
+/// Whether `version` is newer than `other`; what is no version is older than everything.
 pub(crate) fn is_newer(version: &str, other: &str) -> bool {
-    order(version) > order(other)
+    parse_version(version) > parse_version(other)
 }
 
 /// What the installed program of version `installed` does at its start, and what is written down before; `there` says which

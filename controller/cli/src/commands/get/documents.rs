@@ -12,6 +12,7 @@ use serde_json::json;
 use shoal_controller_core::api;
 use shoal_protocol::ids::{Name, Timestamp};
 use shoal_protocol::latest::{Config, EntryKind, Liveness, Release, Revision, Secret};
+use shoal_protocol::verify::target::parse_version;
 
 #[derive(Serialize)]
 struct ConfigRow {
@@ -126,11 +127,6 @@ struct ReleaseRow {
     failed: usize,
 }
 
-/// `major.minor.patch` as numbers.
-fn order(version: &str) -> Vec<u64> {
-    version.split('.').map(|p| p.parse().unwrap_or(0)).collect()
-}
-
 pub(super) fn releases(s: &Session) -> Result<Listing> {
     let mut trust = trust::open(&s.client, &s.home, &s.context, None)?;
     let listed = live(&trust, EntryKind::Release);
@@ -149,8 +145,9 @@ pub(super) fn releases(s: &Session) -> Result<Listing> {
                 r.target.selects(&d.id, &labels)
             })
             .collect();
-        let runs =
-            |d: &&&api::Device| d.system.as_ref().is_some_and(|s| order(&s.agent) >= order(&r.version));
+        let runs = |d: &&&api::Device| {
+            d.system.as_ref().is_some_and(|s| parse_version(&s.agent) >= parse_version(&r.version))
+        };
         let has = |d: &api::Device, code: &str| d.conditions.iter().any(|c| c == code);
         let mut whom: Vec<String> = r.target.devices.iter().map(ToString::to_string).collect();
         whom.extend(r.target.selector.as_ref().map(review::selector));
