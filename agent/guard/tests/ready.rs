@@ -248,6 +248,16 @@ fn m9_without_the_compiler_the_interpreter_runs_and_the_rest_says_what_to_instal
     let (ticket, made) = rig.prepare(2, &d, &module);
     assert_eq!(made, Ok(()));
     assert_eq!(rig.run(ticket), Cause::Exited { code: 0 });
+
+    // It comes and goes while the guard runs, as its package does.
+    std::os::unix::fs::symlink(engine.compile.unwrap(), folder.path().join("compile")).unwrap();
+    assert!(s.features().unwrap().compiler);
+    let d = rig.pod(3, &module, |_| {});
+    let (ticket, made) = rig.prepare(3, &d, &module);
+    assert_eq!(made, Ok(()));
+    assert_eq!(rig.run(ticket), Cause::Exited { code: 0 });
+    std::fs::remove_file(folder.path().join("compile")).unwrap();
+    assert!(!s.features().unwrap().compiler);
 }
 
 #[test]

@@ -309,7 +309,7 @@ impl Supervise {
     }
 
     fn features(&mut self) -> FeatureSet {
-        self.ensure_engine();
+        self.ensure_compiler();
         let mut missing = Vec::new();
         if self.uids.is_none() {
             missing.push("no walls and no limits: the guard does not run as root".to_owned());

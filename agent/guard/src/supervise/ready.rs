@@ -110,6 +110,12 @@ impl Supervise {
         }
     }
 
+    /// Knows anew whether there is a compiler.
+    pub(super) fn ensure_compiler(&mut self) {
+        self.ensure_engine();
+        self.engine.compiler = !self.engine.line.is_empty() && self.runner.find_compiler();
+    }
+
     /// Drops what nothing needs, as far as quota and disk ask for it; once all tickets are known.
     pub(super) fn sweep(&mut self) {
         if !self.complete {

@@ -74,7 +74,14 @@ impl Runner {
         argv
     }
 
-    /// Whether compilations are possible.
+    /// Whether compilations are possible now: the compiler is a package of its own, which comes and goes while the guard runs.
+    pub(crate) fn find_compiler(&mut self) -> bool {
+        if let (Some(dirs), Some(found)) = (&mut self.dirs, EngineDirs::find()) {
+            dirs.compile = found.compile;
+        }
+        self.has_compiler()
+    }
+
     fn has_compiler(&self) -> bool {
         self.is_there() && self.dirs.as_ref().is_none_or(|d| d.compile.is_some())
     }

@@ -149,6 +149,7 @@ impl Supervise {
         sockets: bool,
     ) -> Result<Option<CompiledInfo>, Refused> {
         let wanted = Wanted::of(container);
+        self.ensure_compiler();
         match self.code_of(container, sockets) {
             Ok((_, code)) if code.passed(wanted.self_test.as_ref()) => return Ok(Some(code.info)),
             // Its code is there; only its self-test is wanting.
