@@ -51,8 +51,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let began = Instant::now();
-    say(1, began, "engine and release build (the first time takes minutes)");
-    let bins = assemble(Profile::Release, false)?;
+    say(1, began, "engine and build (the first time takes minutes)");
+    let bins = assemble(Profile::Dev, false)?;
     let dir = match &args.dir {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("shoal-demo-{}", std::process::id())),
