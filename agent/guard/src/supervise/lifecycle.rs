@@ -5,7 +5,7 @@ use super::container::{Container, Ending, HEALTHY_AFTER, Key, Live};
 use super::ends::Care;
 use super::entries::{is_entry, place_of};
 use super::graves::Grave;
-use super::prepare::pod_group;
+use super::prepare::{is_pod_group, pod_group};
 use super::record::{Record, start_ticks};
 use super::spares::comes_again;
 use super::zygotes::Found;
@@ -396,6 +396,8 @@ impl Supervise {
         let named: BTreeSet<&String> = self.containers.values().map(|c| &c.record.group).collect();
         let states = self.containers.values().map(|c| &c.record.state);
         let parent = self.policy.cgroup_parent();
+        // Written down unsynced: after a power cut a name may be empty, or no name.
+        pods.retain(|pod| is_pod_group(parent, pod));
         pods.extend(states.map(|s| pod_group(parent, &s.deployment, &s.ticket)));
         let all = pods.iter().flat_map(|pod| self.hierarchy.group(pod).children());
         // A pod's own group goes when nothing is left in it.

@@ -37,6 +37,12 @@ pub(super) fn pod_group(parent: &str, name: &str, ticket: &Digest) -> String {
     format!("{parent}/{name}_{}", ticket.short())
 }
 
+/// Whether this can be the name of a pod's group.
+pub(super) fn is_pod_group(parent: &str, name: &str) -> bool {
+    let own = name.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/'));
+    own.is_some_and(|own| own.contains('_') && !own.contains(['/', '\0']) && !own.starts_with('.'))
+}
+
 /// A container that waits for its first instruction, or is on its way there.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -322,4 +328,27 @@ struct Streams {
 struct World {
     jail: Option<Jail>,
     spec: Spec,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_as_a_pods_group_is_taken_for_one() {
+        let made = pod_group("shoal", "web", &Digest([0xab; 32]));
+        assert!(is_pod_group("shoal", &made), "{made}");
+        for name in [
+            "",
+            "shoal",
+            "shoal/",
+            "shoal/compile-0",
+            "other/web_ab",
+            "shoal/../x_y",
+            "shoal/web_\0\0",
+            "/a_b",
+        ] {
+            assert!(!is_pod_group("shoal", name), "{name:?}");
+        }
+    }
 }

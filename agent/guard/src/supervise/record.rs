@@ -86,7 +86,7 @@ impl Record {
     }
 
     /// All records. Folders without a whole one are leftovers of what was made ready and never started: they are removed, and
-    /// the names of their pods' groups given.
+    /// the names of their pods' groups given, which may be anything after a power cut.
     pub(crate) fn load_all(containers: &Path) -> io::Result<(Vec<Self>, BTreeSet<String>)> {
         let (mut all, mut pods) = (Vec::new(), BTreeSet::new());
         for entry in fs::read_dir(containers)? {

@@ -8,7 +8,7 @@ mod v2;
 
 use shoal_ipc::{Applied, DiskLimits, Limits, StatsInfo};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Why a group could not be made as asked.
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +108,13 @@ pub(crate) fn asks_for_any(l: &Limits) -> bool {
 }
 
 impl Group {
-    /// Its folders, one a tree.
+    /// Its folders, one a tree. None for a name that is not of a group below the root: everything of a machine may be in the
+    /// root's, and what is killed here has to be ours.
     fn folders(&self) -> Vec<PathBuf> {
+        let mut parts = Path::new(&self.name).components().peekable();
+        if parts.peek().is_none() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+            return Vec::new();
+        }
         match &self.hierarchy {
             Hierarchy::V1(mounts) => mounts.folders(&self.name),
             Hierarchy::V2(root) => vec![root.join(&self.name)],
@@ -156,12 +161,12 @@ impl Group {
 
     /// Kills every process in it.
     pub(crate) fn kill(&self) {
-        if let Hierarchy::V2(root) = &self.hierarchy
-            && fs::write(root.join(&self.name).join("cgroup.kill"), "1").is_ok()
-        {
-            return;
-        }
         for folder in self.folders() {
+            if matches!(self.hierarchy, Hierarchy::V2(_))
+                && fs::write(folder.join("cgroup.kill"), "1").is_ok()
+            {
+                continue;
+            }
             for pid in read(&folder.join("cgroup.procs")).lines().filter_map(|l| l.trim().parse().ok()) {
                 if let Some(pid) = rustix::process::Pid::from_raw(pid) {
                     // One that is gone meanwhile is what was wanted.
@@ -285,6 +290,29 @@ mod tests {
         let unified = "31 25 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         assert_eq!(Hierarchy::from_mountinfo(unified).name(), "v2");
         assert_eq!(Hierarchy::from_mountinfo("").name(), "none");
+    }
+
+    #[test]
+    fn nothing_but_a_group_below_the_root_is_ever_killed_or_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let hierarchy = Hierarchy::V2(dir.path().to_owned());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let procs = |folder: &Path| {
+            fs::create_dir_all(folder).unwrap();
+            // Here the kernel's switch cannot be used either, as in the root's group.
+            fs::create_dir_all(folder.join("cgroup.kill")).unwrap();
+            fs::write(folder.join("cgroup.procs"), format!("{}\n", child.id())).unwrap();
+        };
+        procs(dir.path());
+        procs(&dir.path().join("shoal/x"));
+        let above = dir.path().display().to_string();
+        for name in ["", ".", "/", "..", "shoal/../..", &above] {
+            hierarchy.group(name).kill();
+            hierarchy.group(name).remove().unwrap();
+            assert!(dir.path().is_dir() && child.try_wait().unwrap().is_none(), "{name:?}");
+        }
+        hierarchy.group("shoal/x").kill();
+        assert!(!child.wait().unwrap().success());
     }
 
     #[test]
