@@ -44,6 +44,8 @@ pub(super) struct State {
     heard: bool,
     /// Supervise and admission know that this software works.
     confirmed: bool,
+    /// When it was looked at last: what was due then was done, or could not be.
+    tended: Instant,
 }
 
 impl State {
@@ -59,7 +61,16 @@ impl State {
             begun_at: counter,
             heard: false,
             confirmed: false,
+            tended: Instant::now(),
         }
+    }
+
+    /// When to look again, given the moment at which a device that nobody is to be reached from has worked long enough. What
+    /// was due at the last look and could not be done waits for a change, not for the time.
+    fn due(&self, alone: Option<Instant>) -> Option<Instant> {
+        let alone = alone.filter(|_| !self.confirmed);
+        let retry = self.retry_at.filter(|_| !self.fetching);
+        [alone, retry].into_iter().flatten().filter(|t| *t > self.tended).min()
     }
 
     /// What of the images' blobs is still needed.
@@ -101,14 +112,13 @@ pub(crate) fn become_agent_of(folder: &std::path::Path) -> std::io::Error {
 impl Daemon {
     /// When something of it is due.
     pub(super) fn software_due(&self) -> Option<Instant> {
-        let alone = (!self.software.confirmed && !self.is_joined).then(|| self.begun + ALONE);
-        let retry = self.software.retry_at.filter(|_| !self.software.fetching);
-        // What cannot be done yet is looked at when that changes.
-        [alone.filter(|t| *t > Instant::now()), retry].into_iter().flatten().min()
+        self.software.due((!self.is_joined).then(|| self.begun + ALONE))
     }
 
     /// Looks, confirms, fetches and changes, as far as each is due.
     pub(super) async fn tend_software(&mut self) {
+        let now = Instant::now();
+        self.software.tended = now;
         if !self.supervise_up || !self.admit_up {
             return;
         }
@@ -118,8 +128,7 @@ impl Daemon {
                 Err(error) => return tracing::debug!(%error, "supervise does not say which software runs"),
             }
         }
-        self.confirm_software().await;
-        let now = Instant::now();
+        self.confirm_software(now).await;
         if self.software.fetching || self.software.retry_at.is_some_and(|t| t > now) {
             return;
         }
@@ -138,8 +147,8 @@ impl Daemon {
         }
     }
 
-    async fn confirm_software(&mut self) {
-        let works = if self.is_joined { self.software.heard } else { self.begun.elapsed() >= ALONE };
+    async fn confirm_software(&mut self, now: Instant) {
+        let works = if self.is_joined { self.software.heard } else { now >= self.begun + ALONE };
         if self.software.confirmed || !works || self.relist {
             return;
         }
@@ -264,5 +273,33 @@ impl Bring {
             self.releases.bring(self.id, &self.build, &self.missing, &self.sources, &self.folders).await;
         points::hit(points::SOFTWARE_BROUGHT);
         brought.map_err(|e| e.chain())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_due_and_could_not_be_done_is_no_reason_to_wake_again() {
+        let mut state = State::new(0);
+        let at = |seconds| state.tended + Duration::from_secs(seconds);
+        let (now, soon, later) = (at(0), at(5), at(9));
+        assert_eq!(state.due(None), None);
+        assert_eq!(state.due(Some(soon)), Some(soon));
+        state.retry_at = Some(later);
+        assert_eq!((state.due(None), state.due(Some(soon))), (Some(later), Some(soon)));
+        // A fetch that runs says itself when it ends.
+        state.fetching = true;
+        assert_eq!(state.due(None), None);
+        state.fetching = false;
+        // Nobody was there to do it at the last look; the time alone changes nothing of that.
+        state.tended = later;
+        assert_eq!(state.due(Some(soon)), None);
+        // It fell due after that look, however long what came after the look took.
+        state.tended = now;
+        assert_eq!(state.due(Some(soon)), Some(soon));
+        state.confirmed = true;
+        assert_eq!(state.due(Some(soon)), Some(later));
     }
 }
