@@ -1,7 +1,8 @@
 //! Named points at which a test can kill the agent; nothing without the feature `failpoints`.
 //!
 //! With the feature, `SHOAL_KILL_AT=NAME` or `NAME@N` sends the process SIGKILL at the N-th pass (from 1), and
-//! `shoal-agent points` prints all names, so that a test can go through every one of them (F1).
+//! `shoal-agent points` prints all names, so that a test can go through every one of them (F1). Where `SHOAL_KILL_ONCE` names
+//! a file it does so only if that is there, and removes it first.
 
 macro_rules! points {
     ($($(#[$meta:meta])* $name:ident = $text:literal;)*) => {
@@ -122,9 +123,11 @@ pub(crate) fn arm() -> anyhow::Result<()> {
     let (name, nth) = spec.split_once('@').unwrap_or((&spec, "1"));
     let nth: u64 = nth.parse()?;
     anyhow::ensure!(ALL.contains(&name), "{name:?} is no point; `shoal-agent points` lists them");
+    let once = std::env::var_os("SHOAL_KILL_ONCE");
     let passes = AtomicU64::new(0);
     let callback = move || {
-        if passes.fetch_add(1, Ordering::Relaxed) + 1 >= nth {
+        let is_due = passes.fetch_add(1, Ordering::Relaxed) + 1 >= nth;
+        if is_due && once.as_ref().is_none_or(|file| std::fs::remove_file(file).is_ok()) {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     };

@@ -5,7 +5,7 @@
 
 /// All of them.
 #[cfg(feature = "failpoints")]
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     "admit::verified",
     "admit::before_commit",
     "admit::committed",
@@ -15,8 +15,9 @@ const ALL: [&str; 11] = [
     "supervise::recorded",
     "supervise::end",
     "supervise::release_placed",
-    "supervise::switched",
-    "supervise::proved",
+    "supervise::release_switched",
+    "supervise::release_proved",
+    "supervise::release_taken_back",
 ];
 
 /// Passes a point.

@@ -31,6 +31,7 @@ mod sideload_attacks;
 mod sideload_faults;
 mod sideload_secrets;
 mod software;
+mod software_crash;
 mod unconfined;
 mod upgrade;
 mod volumes;

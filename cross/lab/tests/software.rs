@@ -19,13 +19,13 @@ fn releasing() -> Fleet {
     fleet
 }
 
-fn may_release(fleet: &Fleet) {
+pub(crate) fn may_release(fleet: &Fleet) {
     fleet.shoal(&["keys", "new", "releaser", "--plain"]);
     fleet.shoal(&["trust", "grant", "releaser", "--role", "release", "--yes"]);
 }
 
 /// A folder with the programs of this build, smaller, and the engine that runs.
-fn programs(fleet: &Fleet, name: &str) -> PathBuf {
+pub(crate) fn programs(fleet: &Fleet, name: &str) -> PathBuf {
     let folder = fleet.dir.path().join(name);
     std::fs::create_dir_all(folder.join("engine")).unwrap();
     let bins = binaries().dir().to_path_buf();
@@ -38,14 +38,14 @@ fn programs(fleet: &Fleet, name: &str) -> PathBuf {
     folder
 }
 
-fn replace(folder: &Path, program: &str, by: &str) {
+pub(crate) fn replace(folder: &Path, program: &str, by: &str) {
     let path = folder.join(program);
     std::fs::copy(by, &path).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Packs a folder as this version and publishes it for all devices.
-fn publish(fleet: &Fleet, folder: &Path, version: &str, deadline: &str) {
+pub(crate) fn publish(fleet: &Fleet, folder: &Path, version: &str, deadline: &str) {
     let file = fleet.dir.path().join(format!("release-{version}.oci.tar"));
     let arch = std::env::consts::ARCH;
     let pack =
@@ -59,12 +59,12 @@ fn device(fleet: &Fleet) -> Value {
     fleet.lab.operator.json(&["get", "devices"]).unwrap()["devices"][0].clone()
 }
 
-fn has(device: &Value, condition: &str) -> bool {
+pub(crate) fn has(device: &Value, condition: &str) -> bool {
     device["conditions"].as_array().is_some_and(|all| all.iter().any(|c| c == condition))
 }
 
 /// Waits for the device to report so; `tend` does what a service manager would meanwhile.
-fn wait_device(
+pub(crate) fn wait_device(
     fleet: &mut Fleet,
     what: &str,
     tend: impl Fn(&mut Fleet),
@@ -80,7 +80,7 @@ fn wait_device(
 }
 
 /// Starts again what ended, as a service manager does.
-fn restart_ended(fleet: &mut Fleet) {
+pub(crate) fn restart_ended(fleet: &mut Fleet) {
     let device = &mut fleet.lab.devices[0];
     if device.guard().unwrap().ended().unwrap().is_some() {
         // One that ends before it is ready is started again the next time.
@@ -95,11 +95,11 @@ fn guard_said(fleet: &Fleet, words: &str) -> bool {
     fleet.lab.devices[0].guard_output().contains(words)
 }
 
-fn runs_version(version: &'static str) -> impl Fn(&Value) -> bool {
+pub(crate) fn runs_version(version: &'static str) -> impl Fn(&Value) -> bool {
     move |d| d["system"]["agent"] == version && d["state"] == "online"
 }
 
-fn started(pod: &Value) -> (Value, Value) {
+pub(crate) fn started(pod: &Value) -> (Value, Value) {
     let c = &pod["containers"][0];
     (c["attempt"].clone(), c["started_at"].clone())
 }

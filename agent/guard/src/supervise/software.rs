@@ -252,7 +252,7 @@ impl Supervise {
         let installed = Layout::libexec();
         let next = decide::switched(&self.releases.state, &ticket, place, &installed.to_string_lossy());
         self.releases.keep(next)?;
-        crate::points::point("supervise::switched");
+        crate::points::point("supervise::release_switched");
         self.releases.clear_staging(&[]);
         self.releases.due = Some(place);
         Ok(())
@@ -269,7 +269,7 @@ impl Supervise {
             self.releases.ends = None;
             say::line(format!("version {} proved itself", shoal_ipc::running_version(BUILT)));
         }
-        crate::points::point("supervise::proved");
+        crate::points::point("supervise::release_proved");
         let release = shoal_ipc::running_version(BUILT);
         self.tell_admit(&Msg::Proved { release });
         Ok(())
@@ -301,7 +301,10 @@ impl Supervise {
             say::line("the release did not prove itself in time; what was there before goes on");
             self.end_agent_of_release();
             match self.releases.keep(next) {
-                Ok(()) => self.releases.due = Some(self.releases.state.place),
+                Ok(()) => {
+                    crate::points::point("supervise::release_taken_back");
+                    self.releases.due = Some(self.releases.state.place);
+                }
                 // The next start counts, and comes to the same in the end.
                 Err(e) => say::line(format!("{}: {}", e.code, e.detail)),
             }
