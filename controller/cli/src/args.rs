@@ -71,6 +71,15 @@ pub(crate) struct Output {
     pub(crate) format: Format,
 }
 
+/// In which form the command that was given prints: its errors, too.
+pub(crate) fn format(matches: &clap::ArgMatches) -> Format {
+    let mut innermost = matches;
+    while let Some((_, below)) = innermost.subcommand() {
+        innermost = below;
+    }
+    innermost.try_get_one::<Format>("format").ok().flatten().copied().unwrap_or_default()
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Log in to a controller and pin its certificate authority.

@@ -2,6 +2,7 @@
 //!
 //! Never here: decisions about what is an error. Every command returns `Result<_, CliError>`; only `main` prints it.
 
+use serde::Serialize;
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -67,6 +68,20 @@ pub(crate) struct CliError {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
+/// The same for programs, in the words that `shoal-agent` has too.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Told<'a> {
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    details: &'a [String],
+    causes: Vec<String>,
+    hints: Vec<&'a str>,
+    exit_code: u8,
+}
+
 /// What every command returns.
 pub(crate) type Result<T> = std::result::Result<T, CliError>;
 
@@ -120,6 +135,32 @@ impl CliError {
         self
     }
 
+    /// The causes, none that is said already.
+    fn causes(&self) -> Vec<String> {
+        let mut out: Vec<String> = Vec::new();
+        let mut cause = self.source.as_deref().map(|e| e as &dyn StdError);
+        while let Some(e) = cause {
+            let text = e.to_string();
+            if !out.last().unwrap_or(&self.what).ends_with(&text) {
+                out.push(text);
+            }
+            cause = e.source();
+        }
+        out
+    }
+
+    /// For programs.
+    pub(crate) fn told(&self) -> Told<'_> {
+        Told {
+            error: &self.what,
+            code: self.code.as_deref(),
+            details: &self.details,
+            causes: self.causes(),
+            hints: self.hint.iter().map(String::as_str).collect(),
+            exit_code: self.kind.exit_code(),
+        }
+    }
+
     /// The whole text for standard error: heading, details, chain, hint; no cause is printed twice.
     pub(crate) fn render(&self) -> String {
         let mut out = match &self.code {
@@ -131,17 +172,10 @@ impl CliError {
             out.push_str(line);
             out.push('\n');
         }
-        let mut last = self.what.clone();
-        let mut cause = self.source.as_deref().map(|e| e as &dyn StdError);
-        while let Some(e) = cause {
-            let text = e.to_string();
-            if !last.ends_with(&text) {
-                out.push_str("caused by: ");
-                out.push_str(&text);
-                out.push('\n');
-                last = text;
-            }
-            cause = e.source();
+        for text in self.causes() {
+            out.push_str("caused by: ");
+            out.push_str(&text);
+            out.push('\n');
         }
         if let Some(hint) = &self.hint {
             out.push_str("hint: ");
@@ -188,6 +222,18 @@ mod tests {
             e.render(),
             "error[conflict]: cannot apply web\ncaused by: disk is full\nhint: try again\n"
         );
+    }
+
+    #[test]
+    fn a_program_is_told_the_same_as_one_object() {
+        let e =
+            CliError::refused("conflict", "cannot apply web").because(std::io::Error::other("disk is full"));
+        let told = serde_json::to_value(e.hint("try again").told()).unwrap();
+        let wanted = serde_json::json!({
+            "error": "cannot apply web", "code": "conflict", "causes": ["disk is full"], "hints": ["try again"],
+            "exitCode": 3,
+        });
+        assert_eq!(told, wanted);
     }
 
     #[test]

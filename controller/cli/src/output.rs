@@ -67,9 +67,14 @@ pub(crate) fn warn(text: &str) {
     eprintln!("warning: {text}");
 }
 
-/// The error, once, at the top.
-pub(crate) fn error(e: &CliError) {
-    eprint!("{}", e.render());
+/// The error, once, at the top; for a program as one object, in the form of its results.
+pub(crate) fn error(e: &CliError, format: Format) {
+    let data = match format {
+        Format::Json => serde_json::to_string(&e.told()).ok().map(|text| text + "\n"),
+        Format::Yaml => serde_saphyr::to_string(&e.told()).ok(),
+        Format::Table | Format::Wide => None,
+    };
+    eprint!("{}", data.unwrap_or_else(|| e.render()));
 }
 
 /// A document for programs.
