@@ -228,7 +228,7 @@ impl Fleet {
         let labels = &device.file.record.labels;
         let document = |d: &Digest| self.documents.get(d).map(|d| d.deployment.clone());
         // A device may say that it holds thousands.
-        let held: BTreeSet<&Name> = holds.documents.values().collect();
+        let held: BTreeSet<&Name> = holds.documents.values().map(|(name, _)| name).collect();
         let documents: Vec<_> = self
             .entries()
             .filter_map(|e| {

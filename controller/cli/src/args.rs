@@ -376,6 +376,9 @@ pub(crate) enum Rollout {
     },
     /// Go back: sign a next revision with the contents of an earlier one and publish it.
     ///
+    /// Without --to-revision it is that of the last revision that came through before the newest one. Asked for again, there is
+    /// nothing to sign: what was undone does not come back.
+    ///
     /// For devices without a network: `shoal bundle create --undo NAME -o FILE`.
     #[command(after_help = "\
 Examples:
@@ -384,7 +387,7 @@ Examples:
     Undo {
         /// The deployment.
         name: Name,
-        /// With the contents of this revision; else of the one before the newest.
+        /// With the contents of this revision; else of the last before the newest that came through.
         #[arg(long, value_name = "N")]
         to_revision: Option<u64>,
         #[command(flatten)]

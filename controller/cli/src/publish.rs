@@ -13,7 +13,9 @@ use shoal_controller_core::api;
 use shoal_protocol::Signer;
 use shoal_protocol::envelope::{Envelope, seal_document};
 use shoal_protocol::ids::{Digest, Name, Timestamp};
-use shoal_protocol::latest::{Document, Entry, EntryKind, Grant, Kind, Role, RoleName, Root, Snapshot};
+use shoal_protocol::latest::{
+    Document, Entry, EntryKind, Grant, Kind, Liveness, Revision, Role, RoleName, Root, Snapshot,
+};
 use shoal_protocol::verify::{Expect, TrustState, verify};
 
 /// How long a snapshot counts, seconds.
@@ -150,7 +152,6 @@ pub(crate) fn role_of(kind: EntryKind) -> RoleName {
 
 /// Whether an entry ends a name, or raises its floor.
 pub(crate) fn ends(before: &Entry, after: &Entry) -> bool {
-    use shoal_protocol::latest::Liveness;
     let removed = after.liveness == Liveness::Removed && before.liveness == Liveness::Live;
     removed || after.floor > before.floor
 }
@@ -301,30 +302,27 @@ pub(crate) fn precheck<T: Document>(
     }
 }
 
-/// The entry of a deployment's new revision over the one before.
-pub(crate) fn entry(before: Option<&Entry>, name: &Name, newest: shoal_protocol::latest::Revision) -> Entry {
-    use shoal_protocol::latest::Liveness;
-    let live = before.filter(|b| b.liveness == Liveness::Live);
+/// The entry of a deployment's new revision over the one before; `stable` is what devices run whose wave is not open.
+pub(crate) fn entry(
+    before: Option<&Entry>,
+    name: &Name,
+    newest: Revision,
+    stable: Option<Revision>,
+) -> Entry {
     Entry {
         kind: EntryKind::Deployment,
         name: name.clone(),
         liveness: Liveness::Live,
         floor: before.map_or(0, |b| b.floor),
         newest,
-        // Devices whose wave is not open stay on the revision before.
-        stable: live.map(|b| b.newest),
+        stable,
         removal: None,
     }
 }
 
 /// The entry of a config's or secret's new revision. No wave holds it back, so there is no stable one.
-pub(crate) fn plain_entry(
-    kind: EntryKind,
-    before: Option<&Entry>,
-    name: &Name,
-    newest: shoal_protocol::latest::Revision,
-) -> Entry {
-    Entry { kind, stable: None, ..entry(before, name, newest) }
+pub(crate) fn plain_entry(kind: EntryKind, before: Option<&Entry>, name: &Name, newest: Revision) -> Entry {
+    Entry { kind, ..entry(before, name, newest, None) }
 }
 
 /// Whether an error is the controller's «somebody else was first».

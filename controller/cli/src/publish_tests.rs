@@ -5,7 +5,7 @@ use crate::compose::{self, Stamp};
 use crate::images::{self, Lock, Pinned};
 use crate::manifest::{Draft, deployment as file};
 use crate::trust::tests::{Fleet, code, role, signer};
-use shoal_protocol::latest::{Deployment, Liveness, Revision};
+use shoal_protocol::latest::{Deployment, Revision};
 use std::collections::BTreeMap;
 
 /// `(module (memory (export "memory") 2) (func (export "_start")))`.
@@ -217,17 +217,11 @@ fn the_next_snapshot_keeps_the_rest_and_names_its_predecessor() {
     let (trust, _) = fleet.founder();
     let name: Name = "app".parse().unwrap();
     let at = |sequence| Revision { sequence, digest: Digest::of(&[u8::try_from(sequence).unwrap()]) };
-    let first = entry(None, &name, at(1));
+    let first = entry(None, &name, at(1), None);
     assert_eq!((first.stable, first.floor), (None, 0));
-    let second = entry(Some(&first), &name, at(2));
-    assert_eq!(second.stable, Some(at(1)), "devices whose wave is not open stay on the revision before");
-    let removed = Entry { liveness: Liveness::Removed, stable: None, ..second.clone() };
-    assert_eq!(
-        entry(Some(&removed), &name, at(3)).stable,
-        None,
-        "a name that comes back has no revision to stay on"
-    );
-    let other = entry(None, &"aaa".parse().unwrap(), at(1));
+    let second = entry(Some(&first), &name, at(2), Some(at(1)));
+    assert_eq!(second.stable, Some(at(1)));
+    let other = entry(None, &"aaa".parse().unwrap(), at(1), None);
     let snapshot = next_snapshot(&trust, &[second.clone(), other.clone()], now()).unwrap();
     assert_eq!(snapshot.entries, [other, second]);
     assert_eq!((snapshot.version, snapshot.previous), (2, Some(trust.snapshot().unwrap().digest)));

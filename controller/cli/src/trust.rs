@@ -13,6 +13,7 @@ use shoal_protocol::verify::{
     Anchor, Expect, FromVerdict, Known, Standing, TrustState, Verdict, Verified, Viewpoint, verify,
 };
 use shoal_protocol::{Code, Refusal};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// What this operator knows of a fleet by own verification.
@@ -218,8 +219,10 @@ impl Trust {
         Ok(file)
     }
 
-    /// A deployment's revision among the documents that were verified and kept, whatever the snapshot lists now.
-    pub(crate) fn kept_deployment(&self, name: &Name, sequence: u64) -> Result<Option<Deployment>> {
+    /// The last of these revisions of a deployment among the documents that were verified and kept, whatever the snapshot
+    /// lists now.
+    pub(crate) fn kept_deployment(&self, name: &Name, sequences: Range<u64>) -> Result<Option<Deployment>> {
+        let mut last: Option<Deployment> = None;
         let dir = self.dir.join("documents");
         let entries = match std::fs::read_dir(&dir) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -231,12 +234,13 @@ impl Trust {
             // Not of the newest root's keys any more, or no deployment: none to go back to.
             if let Ok(Verdict::Deployment(v)) = self.verify_then(&bytes, Kind::Deployment)
                 && v.document().name == *name
-                && v.document().sequence == sequence
+                && sequences.contains(&v.document().sequence)
+                && last.as_ref().is_none_or(|l| l.sequence < v.document().sequence)
             {
-                return Ok(Some(v.into_document()));
+                last = Some(v.into_document());
             }
         }
-        Ok(None)
+        Ok(last)
     }
 
     /// Takes what the controller serves, as far as it verifies and leads forward.

@@ -14,8 +14,8 @@ pub struct Holds {
     pub root_version: u64,
     /// The snapshot.
     pub snapshot: Option<SnapshotRef>,
-    /// Revisions by identity.
-    pub documents: BTreeMap<Digest, Name>,
+    /// Revisions by identity: of which name, and which.
+    pub documents: BTreeMap<Digest, (Name, u64)>,
     /// Configs and secrets by identity, and whether it can read them.
     pub inputs: BTreeMap<Digest, bool>,
     /// Sequence of its own record; 0 when not known.
@@ -27,7 +27,11 @@ impl From<&Hello> for Holds {
         Self {
             root_version: hello.root_version,
             snapshot: hello.snapshot,
-            documents: hello.held.iter().map(|h| (h.revision.digest, h.name.clone())).collect(),
+            documents: hello
+                .held
+                .iter()
+                .map(|h| (h.revision.digest, (h.name.clone(), h.revision.sequence)))
+                .collect(),
             inputs: hello.documents.iter().map(|d| (d.revision.digest, d.open)).collect(),
             record: 0,
         }
@@ -115,9 +119,16 @@ pub fn bring_up_to_date(holds: &mut Holds, wants: &Wants<'_>) -> Vec<Send> {
         out.push(Send::Snapshot);
     }
     let mut seen = BTreeSet::new();
+    let mut highest: BTreeMap<Name, u64> = BTreeMap::new();
+    for (name, sequence) in holds.documents.values() {
+        let of_name = highest.entry(name.clone()).or_default();
+        *of_name = (*of_name).max(*sequence);
+    }
     for (name, revision) in &wants.documents {
-        if seen.insert(revision.digest) && !holds.documents.contains_key(&revision.digest) {
-            holds.documents.insert(revision.digest, (*name).clone());
+        // The stable revision is what it would refuse when it is beyond that already.
+        let is_past = highest.get(*name).is_some_and(|h| *h > revision.sequence);
+        if seen.insert(revision.digest) && !is_past && !holds.documents.contains_key(&revision.digest) {
+            holds.documents.insert(revision.digest, ((*name).clone(), revision.sequence));
             out.push(Send::Document(revision.digest));
         }
     }
@@ -229,12 +240,31 @@ mod tests {
         assert_eq!(bring_up_to_date(&mut holds, &wants(true)), []);
     }
 
+    fn nothing() -> Wants<'static> {
+        Wants { root_version: 1, record: 0, snapshot: None, documents: Vec::new(), inputs: Vec::new() }
+    }
+
     #[test]
     fn s26_a_device_that_is_ahead_is_not_sent_the_past() {
-        let wants =
-            Wants { root_version: 1, record: 0, snapshot: None, documents: Vec::new(), inputs: Vec::new() };
+        let wants = nothing();
         let mut holds = Holds { root_version: 4, ..Holds::default() };
         assert_eq!(bring_up_to_date(&mut holds, &wants), []);
         assert_eq!(holds.root_version, 4);
+    }
+
+    #[test]
+    fn a_device_that_is_beyond_the_stable_revision_is_not_sent_that() {
+        let name: Name = "app".parse().unwrap();
+        let wants = Wants { documents: vec![(&name, revision(2))], ..nothing() };
+        let of = |name: &Name, n| Holds {
+            root_version: 1,
+            documents: [(revision(n).digest, (name.clone(), n))].into(),
+            ..Holds::default()
+        };
+        assert_eq!(bring_up_to_date(&mut of(&name, 3), &wants), []);
+        assert_eq!(bring_up_to_date(&mut of(&name, 2), &wants), []);
+        let sent = [Send::Document(revision(2).digest)];
+        assert_eq!(bring_up_to_date(&mut of(&name, 1), &wants), sent);
+        assert_eq!(bring_up_to_date(&mut of(&"other".parse().unwrap(), 3), &wants), sent);
     }
 }

@@ -33,6 +33,7 @@ mod sideload_secrets;
 mod software;
 mod software_crash;
 mod unconfined;
+mod undo;
 mod upgrade;
 mod volumes;
 mod walkthrough;

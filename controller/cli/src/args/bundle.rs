@@ -56,7 +56,7 @@ pub(crate) struct BundleCreate {
     /// Sign a next revision of this deployment first, with the contents of an earlier one
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub(crate) undo: Option<Name>,
-    /// With --undo: of this revision; else of the one before the newest
+    /// With --undo: of this revision; else of the last before the newest that came through
     #[arg(long, value_name = "N", requires = "undo")]
     pub(crate) to_revision: Option<u64>,
     /// Also the live releases of the devices' own software (docs/updates.md), for every CPU that they have

@@ -159,11 +159,7 @@ fn deployment(s: &Session, args: &Describe) -> Result<()> {
     if args.output.format.is_data() {
         return output::data(args.output.format, &d);
     }
-    field("Deployment", d.name.as_str());
-    field("Revision", format!("{} ({})", d.newest.sequence, d.newest.digest));
-    if let Some(r) = d.stable {
-        field("Stable", format!("{} until each wave opens", r.sequence));
-    }
+    heading(&d);
     field("Signed", show::time(d.issued_at));
     field("Accepted", format!("until {}", show::time(d.not_after)));
     field("Target", &d.target);
@@ -178,6 +174,15 @@ fn deployment(s: &Session, args: &Describe) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What it is, and what devices run of it.
+pub(super) fn heading(d: &api::Deployment) {
+    field("Deployment", d.name.as_str());
+    field("Revision", format!("{} ({})", d.newest.sequence, d.newest.digest));
+    if let Some(r) = d.stable {
+        field("Stable", format!("{} until each wave opens", r.sequence));
+    }
 }
 
 /// State, counts and the table of devices.
@@ -200,7 +205,10 @@ pub(super) fn rollout_lines(d: &api::Deployment) {
     match d.state {
         api::RolloutState::Halted => field(
             "Next",
-            format!("`shoal logs {0}`, then apply a better revision, or `shoal return {0}`", d.name),
+            format!(
+                "`shoal logs {0}`, then apply a better revision, or go back: `shoal rollout undo {0}`",
+                d.name
+            ),
         ),
         api::RolloutState::NoDevices => field("Next", "compare the selector with `shoal get devices`"),
         api::RolloutState::Waiting => {

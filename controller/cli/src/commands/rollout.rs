@@ -6,6 +6,7 @@ use crate::error::{CliError, Result};
 use crate::output;
 use shoal_controller_core::api::{self, RolloutState};
 use shoal_protocol::ids::Name;
+use shoal_protocol::latest::Entry;
 use std::time::{Duration, Instant};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
@@ -22,6 +23,7 @@ pub(super) fn run(s: &Session, command: &Rollout) -> Result<()> {
     if output.format.is_data() {
         return output::data(output.format, &d);
     }
+    describe::heading(&d);
     describe::rollout_lines(&d);
     Ok(())
 }
@@ -32,6 +34,20 @@ fn fetch(s: &Session, name: &Name) -> Result<api::Deployment> {
         CliError::usage(format!("no deployment is called {name}"))
             .hint("list them with `shoal get deployments`")
     })
+}
+
+/// Whether the newest revision runs on all devices that can run it and answer, by the controller's word.
+pub(super) fn came_through(s: &Session, live: &Entry) -> Result<bool> {
+    let name = &live.name;
+    let found: Option<api::Deployment> =
+        s.client.find(&format!("/v1/deployments/{name}"), &format!("deployment {name}"))?;
+    let newest = found.filter(|d| d.newest.digest == api::Revision::from(live.newest).digest);
+    Ok(newest.is_some_and(|d| match d.state {
+        RolloutState::Complete => true,
+        // Whoever else it is for does not answer.
+        RolloutState::Waiting => d.counts.failed == 0 && d.counts.healthy > 0,
+        _ => false,
+    }))
 }
 
 /// Waits until a deployment (at least at `sequence`) is complete; a halt and the time's end are errors that say why.
@@ -71,7 +87,7 @@ pub(super) fn wait_for(
                 .code(code)
                 .details(reasons(&d))
                 .hint(format!(
-                    "`shoal describe deployment {name}`, `shoal logs {name}`; then apply a better revision"
+                    "`shoal describe deployment {name}`, `shoal logs {name}`; then apply a better revision, or go back: `shoal rollout undo {name}`"
                 )));
             }
             RolloutState::NoDevices if current => {

@@ -2,7 +2,7 @@
 //! into the own state alone, which is then all that there is to swap against.
 
 use super::items::{Items, compose_all, compose_undo, show};
-use super::{sign, upload};
+use super::{nothing_new, sign, upload};
 use crate::args::{Signing, Source};
 use crate::commands::{Session, source};
 use crate::error::{CliError, Kind, Result};
@@ -65,7 +65,7 @@ pub(in crate::commands) fn for_bundle(
     }
     let compose = |trust: &mut Trust| match what.undo {
         Some((name, sequence)) => compose_undo(s, trust, name, sequence),
-        None => compose_all(s, trust, &drafts, &configs, &pinned),
+        None => compose_all(s, Some(s).filter(|_| reached), trust, &drafts, &configs, &pinned),
     };
     let mut items = compose(&mut trust)?;
     items.precheck(&trust, ring)?;
@@ -119,7 +119,7 @@ pub(in crate::commands) fn undo(
     show(Some(s), &trust, &items, format, false)?;
     items.drop_unchanged();
     if items.is_empty() {
-        return Ok(());
+        return nothing_new(format);
     }
     if !yes && !output::confirm("sign and publish this?") {
         return Err(CliError::usage("nothing was signed").hint("answer y, or add --yes"));

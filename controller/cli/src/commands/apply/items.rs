@@ -2,7 +2,7 @@
 //!
 //! Nothing that the controller says goes into what is signed, except where it verifies by the own root chain.
 
-use super::super::{Session, config, short_id};
+use super::super::{Session, config, rollout, short_id};
 use crate::compose::{self, Stamp};
 use crate::error::{CliError, Result};
 use crate::home::Home;
@@ -27,6 +27,8 @@ const LIFETIME: u64 = 90 * 86_400;
 pub(super) struct Item {
     pub(super) deployment: Deployment,
     pub(super) before: Option<Entry>,
+    /// What devices run whose wave is not open.
+    stable: Option<Revision>,
     /// Facts of the revision before, when there is one.
     old: Option<Facts>,
     new: Facts,
@@ -59,7 +61,7 @@ impl Items {
             let d = &item.deployment;
             let sealed = publish::precheck(trust, ring, &d.name, d)?;
             let newest = Revision { sequence: d.sequence, digest: sealed.digest };
-            entries.push(publish::entry(item.before.as_ref(), &d.name, newest));
+            entries.push(item.entry(newest));
             documents.push(sealed);
         }
         for item in &self.configs {
@@ -91,13 +93,29 @@ impl Items {
 }
 
 impl Item {
+    /// What the next snapshot is to say of it.
+    pub(super) fn entry(&self, newest: Revision) -> Entry {
+        publish::entry(self.before.as_ref(), &self.deployment.name, newest, self.stable)
+    }
+
     fn changes(&self) -> Vec<Change> {
         review::diff(self.old.as_ref().unwrap_or(&Facts::new()), &self.new)
     }
 }
 
+/// What devices run until their wave opens: the newest revision, once it came through. One that failed, or is still on its way
+/// by waves of its own, is nothing that all others should move to meanwhile; they stay on what it was to take the place of.
+/// Which of the two it is says the controller, where there is one to ask; both were signed and listed before.
+fn stable(asked: Option<&Session>, before: Option<&Entry>) -> Result<Option<Revision>> {
+    let Some(live) = before.filter(|b| b.liveness == Liveness::Live) else { return Ok(None) };
+    let came_through = asked.map_or(Ok(true), |s| rollout::came_through(s, live))?;
+    Ok(if came_through { Some(live.newest) } else { live.stable })
+}
+
+/// The next revisions of what a file has; `asked` is the controller, if it answers.
 pub(super) fn compose_all(
     s: &Session,
+    asked: Option<&Session>,
     trust: &mut Trust,
     drafts: &[Draft],
     configs: &[ConfigDraft],
@@ -133,6 +151,7 @@ pub(super) fn compose_all(
             known.extend(own_facts(&s.home, o.document()));
         }
         items.push(Item {
+            stable: if unchanged { None } else { stable(asked, before.as_ref())? },
             old: old.as_ref().map(|o| review::facts(o.document(), &known)),
             new: review::facts(&deployment, &known),
             deployment,
@@ -143,7 +162,8 @@ pub(super) fn compose_all(
     Ok(Items { configs, deployments: items })
 }
 
-/// The next revision of a deployment, with the contents of an earlier one: the one before the newest if none is named.
+/// The next revision of a deployment, with the contents of an earlier one: if none is named, of the last before the newest
+/// that came through. Devices whose wave is not open do not move to what is undone.
 pub(super) fn compose_undo(
     s: &Session,
     trust: &mut Trust,
@@ -156,18 +176,18 @@ pub(super) fn compose_undo(
             .hint("list them: `shoal get deployments`"));
     };
     let newest = trust.deployment(&s.client, name, &before.newest.digest)?.into_document();
-    let sequence = sequence.or(before.stable.map(|r| r.sequence)).filter(|n| *n < before.newest.sequence);
-    let sequence = sequence.ok_or_else(|| {
-        CliError::usage(format!("{name} has no revision below {} to go back to", before.newest.sequence))
-    })?;
-    let listed = before.stable.filter(|r| r.sequence == sequence);
-    let old = match listed {
+    let last = before.newest.sequence;
+    if sequence.is_some_and(|n| n >= last) {
+        return Err(CliError::usage(format!("the newest revision of {name} is {last}: name one before it")));
+    }
+    let old = match before.stable.filter(|r| sequence.is_none_or(|n| n == r.sequence)) {
         Some(r) => Some(trust.deployment(&s.client, name, &r.digest)?.into_document()),
-        None => trust.kept_deployment(name, sequence)?,
+        None => trust.kept_deployment(name, sequence.map_or(1..last, |n| n..n + 1))?,
     };
-    let old = old.ok_or_else(|| {
-        CliError::usage(format!("revision {sequence} of {name} is not in the own state"))
-            .hint("apply the file that it was made from again")
+    let old = old.ok_or_else(|| match sequence {
+        _ if last == 1 => CliError::usage(format!("{name} has no revision before 1 to go back to")),
+        None => not_kept(&format!("a revision of {name} before {last}")),
+        Some(n) => not_kept(&format!("revision {n} of {name}")),
     })?;
     let anchor = trust.anchor()?;
     let issued_at = now();
@@ -186,9 +206,15 @@ pub(super) fn compose_undo(
         old: Some(review::facts(&newest, &known)),
         new: review::facts(&deployment, &known),
         deployment,
+        stable: before.stable,
         before: Some(before),
     };
     Ok(Items { configs: Vec::new(), deployments: vec![item] })
+}
+
+fn not_kept(what: &str) -> CliError {
+    CliError::usage(format!("{what} is not in the own state"))
+        .hint("apply the file that it was made from again")
 }
 
 /// What is known of the modules of a revision signed earlier: only what the own layout still holds.

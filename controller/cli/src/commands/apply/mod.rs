@@ -37,14 +37,16 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()
     let s = &Session::open(home.clone(), context)?;
     source::recipients(s, &args.source, &mut drafts)?;
     let mut trust = trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?;
-    let mut items = compose_all(s, &mut trust, &drafts, &configs, &pinned)?;
+    let mut items = compose_all(s, Some(s), &mut trust, &drafts, &configs, &pinned)?;
     if let Some(ring) = ring.as_ref().filter(|_| args.draft.is_none()) {
         items.precheck(&trust, ring)?;
     }
     show(Some(s), &trust, &items, args.output.format, args.dry_run)?;
     let Some(ring) = ring else { return Ok(()) };
     items.drop_unchanged();
-    if !items.is_empty() {
+    if items.is_empty() {
+        nothing_new(args.output.format)?;
+    } else {
         if !args.yes && !output::confirm("sign and publish this?") {
             return Err(CliError::usage("nothing was signed").hint("answer y, or add --yes"));
         }
@@ -52,7 +54,7 @@ pub(super) fn run(home: &Home, context: Option<&str>, args: &Apply) -> Result<()
         if let Some(path) = &args.draft {
             return hand_over(s, trust, &ring, &items, path, args.output.format);
         }
-        let again = |trust: &mut Trust| compose_all(s, trust, &drafts, &configs, &pinned);
+        let again = |trust: &mut Trust| compose_all(s, Some(s), trust, &drafts, &configs, &pinned);
         items = sign(s, trust, &ring, items, &again, Some(args.output.format))?;
     }
     if args.wait {
@@ -82,7 +84,7 @@ pub(super) fn diff(home: &Home, context: Option<&str>, args: &Diff) -> Result<()
     let s = &Session::open(home.clone(), context)?;
     source::recipients(s, &args.source, &mut drafts)?;
     let mut trust = trust::open(&s.client, &s.home, &s.context, args.adopt.as_ref())?;
-    let items = compose_all(s, &mut trust, &drafts, &configs, &pinned)?;
+    let items = compose_all(s, None, &mut trust, &drafts, &configs, &pinned)?;
     show(Some(s), &trust, &items, args.output.format, true)
 }
 
@@ -106,7 +108,7 @@ fn hand_over(
         let d = &item.deployment;
         let piece = ceremony::Item::new(d, Content::Deployment(Box::new(d.clone())));
         let newest = Revision { sequence: d.sequence, digest: piece.digest };
-        entries.push(publish::entry(item.before.as_ref(), &d.name, newest));
+        entries.push(item.entry(newest));
         pieces.push(piece);
     }
     let snapshot = publish::over_the_log(&s.client, &trust, &entries, now())?;
@@ -126,9 +128,10 @@ fn upload(s: &Session, store: &Store, drafts: &[Draft], pinned: &BTreeMap<String
     Ok(())
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Published {
-    snapshot: api::SnapshotRef,
+    /// Nothing where nothing had to be signed.
+    snapshot: Option<api::SnapshotRef>,
     notified: u64,
     configs: Vec<PublishedDocument>,
     deployments: Vec<PublishedDocument>,
@@ -187,6 +190,11 @@ fn sign(
     }
 }
 
+/// All that was asked for is so already: people were shown that, programs are told.
+fn nothing_new(format: Format) -> Result<()> {
+    if format.is_data() { output::data(format, &Published::default()) } else { Ok(()) }
+}
+
 fn report(
     items: &Items,
     documents: &[Sealed],
@@ -204,6 +212,7 @@ fn report(
     let configs = deployments.split_off(items.deployments.len());
     if format.is_data() {
         let api::SnapshotAccepted { snapshot, notified } = *accepted;
+        let snapshot = Some(snapshot);
         return output::data(format, &Published { snapshot, notified, configs, deployments });
     }
     for c in &configs {
