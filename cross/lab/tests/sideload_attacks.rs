@@ -2,17 +2,22 @@
 //! refused by its code and changes nothing but the count of that code; the good bundle that comes after all of them applies.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+mod keys;
+mod waits;
+
 use crate::common::*;
 use crate::sideload::{bundle, running, sideload, wait_runs};
 use crate::sideload_faults::{offline_device, status, trust};
 use base64::Engine as _;
 use shoal_image::Store;
 use shoal_image::bundle::{Bundle, Contents, SignedDocument, write};
+use shoal_lab::wait_until;
 use shoal_protocol::codec::{Limits, decode, encode};
 use shoal_protocol::envelope::{Envelope, seal_document, sign};
 use shoal_protocol::ids::{FleetId, Timestamp};
 use shoal_protocol::latest::{
-    Deployment, Document, EntryKind, Kind, Revision, RoleName, Root, RuntimeClass, Snapshot,
+    Deployment, Disposition, Document, Entry, EntryKind, Kind, Revision, RoleName, Root, RuntimeClass,
+    Snapshot,
 };
 use shoal_protocol::{Ed25519Signer, Signer as _};
 use std::path::{Path, PathBuf};
@@ -72,7 +77,20 @@ impl Good {
     }
 
     fn deployment(&self) -> Deployment {
-        payload(&self.envelope(Kind::Deployment))
+        self.deployment_of("app")
+    }
+
+    fn deployment_of(&self, name: &str) -> Deployment {
+        let is =
+            |d: &&SignedDocument| Envelope::parse(&d.envelope).unwrap().kind().unwrap() == Kind::Deployment;
+        let all = self.documents.iter().filter(is).map(|d| payload::<Deployment>(&d.envelope));
+        all.filter(|d| d.name.as_str() == name).max_by_key(|d| d.sequence).unwrap()
+    }
+
+    /// All roots that it has, from the first.
+    fn roots(&self) -> Vec<Vec<u8>> {
+        let is = |d: &&SignedDocument| Envelope::parse(&d.envelope).unwrap().kind().unwrap() == Kind::Root;
+        self.documents.iter().filter(is).map(|d| d.envelope.clone()).collect()
     }
 
     /// The next revision with something changed, and the next snapshot that lists it, both well signed.
@@ -86,13 +104,24 @@ impl Good {
 
     /// The next snapshot, in which this revision is the newest.
     fn listing(&self, newest: Revision, change: impl FnOnce(&mut Snapshot)) -> Vec<u8> {
+        self.listing_by(&self.snapshot, newest, change)
+    }
+
+    /// The same, signed by this key.
+    fn listing_by(
+        &self,
+        signer: &Ed25519Signer,
+        newest: Revision,
+        change: impl FnOnce(&mut Snapshot),
+    ) -> Vec<u8> {
         let mut s = self.snapshot();
         s.version += 1;
-        for entry in s.entries.iter_mut().filter(|e| e.kind == EntryKind::Deployment) {
+        let is = |e: &&mut Entry| e.kind == EntryKind::Deployment && e.name.as_str() == "app";
+        for entry in s.entries.iter_mut().filter(is) {
             (entry.stable, entry.newest) = (Some(entry.newest), newest);
         }
         change(&mut s);
-        seal_document(&s, &[&self.snapshot]).unwrap().0
+        seal_document(&s, &[signer]).unwrap().0
     }
 
     /// The next snapshot with something changed.
@@ -135,8 +164,11 @@ fn flipped(mut bytes: Vec<u8>, from_end: usize) -> Vec<u8> {
     bytes
 }
 
-/// All attacks: what it is, its documents, its code.
-fn attacks(good: &Good, older: &[u8]) -> Vec<(&'static str, Vec<Vec<u8>>, &'static str)> {
+/// What it is, its documents, its code.
+type Row = (&'static str, Vec<Vec<u8>>, &'static str);
+
+/// All attacks but those that have to do with keys.
+fn attacks(good: &Good, older: &[u8]) -> Vec<Row> {
     let stranger = Ed25519Signer::from_seed([77; 32]);
     let year_2099 = Timestamp(4_070_908_800);
     let mut next = good.deployment();
@@ -229,6 +261,34 @@ fn attacks(good: &Good, older: &[u8]) -> Vec<(&'static str, Vec<Vec<u8>>, &'stat
     ]
 }
 
+/// Each is refused by its code, is counted, changes nothing, and is told to the operator beforehand.
+fn refused_one_by_one(fleet: &Fleet, good: &Good, rows: &[Row]) {
+    let device = &fleet.lab.devices[0];
+    let count = |code: &str| {
+        let s = status(device);
+        let all = s["refusals"].as_array().cloned().unwrap_or_default();
+        all.iter().find(|r| r["code"] == code).and_then(|r| r["count"].as_u64()).unwrap_or(0)
+    };
+    let before = trust(device);
+    let (floor, ran) = (status(device)["time_floor"].clone(), running(device));
+    for (name, documents, code) in rows {
+        let counted = count(code);
+        let path = good.bundle(name, documents);
+        let done = sideload(device, &path);
+        assert_eq!(done.code, Some(3), "{name}: {}{}", done.stdout, done.stderr);
+        assert!(done.stderr.contains(code), "{name}: wanted {code}: {}{}", done.stdout, done.stderr);
+        assert_eq!(trust(device), before, "{name}: something changed");
+        assert_eq!(count(code), counted + 1, "{name}: refused once, counted once");
+        // The operator is told the same beforehand.
+        let told = fleet.try_shoal(&["bundle", "verify", utf8(&path), "--labels", "site=here"]);
+        let by_history = matches!(*code, "rollback" | "equivocation" | "sequence_jump" | "snapshot_rollback")
+            || name.starts_with("s17-not");
+        assert!(by_history || told.code == Some(3), "{name}: {}{}", told.stdout, told.stderr);
+    }
+    assert_eq!(status(device)["time_floor"], floor, "S22: no forged time moved the floor");
+    assert_eq!(running(device), ran);
+}
+
 #[test]
 fn s1_to_s22_every_attack_by_stick_is_refused_by_its_code_and_changes_nothing() {
     if needs_root("s1_to_s22_every_attack_by_stick_is_refused_by_its_code_and_changes_nothing") {
@@ -246,39 +306,61 @@ fn s1_to_s22_every_attack_by_stick_is_refused_by_its_code_and_changes_nothing() 
     sideload(device, &current).ok().unwrap();
     wait_runs(&fleet, 2);
     let good = Good::read(&fleet, &current);
-    let count = |code: &str| {
-        let s = status(device);
-        let all = s["refusals"].as_array().cloned().unwrap_or_default();
-        all.iter().find(|r| r["code"] == code).and_then(|r| r["count"].as_u64()).unwrap_or(0)
+    let take = |path: &Path| {
+        let done = sideload(device, path);
+        assert_eq!(done.code, Some(0), "{}{}", done.stdout, done.stderr);
     };
-    let before = trust(device);
-    let floor = status(device)["time_floor"].clone();
-    for (name, documents, code) in attacks(&good, &older) {
-        let counted = count(code);
-        let path = good.bundle(name, &documents);
-        let done = sideload(device, &path);
-        assert_eq!(done.code, Some(3), "{name}: {}{}", done.stdout, done.stderr);
-        assert!(done.stderr.contains(code), "{name}: wanted {code}: {}{}", done.stdout, done.stderr);
-        assert_eq!(trust(device), before, "{name}: something changed");
-        assert_eq!(count(code), counted + 1, "{name}: refused once, counted once");
-        // The operator is told the same beforehand.
-        let told = fleet.try_shoal(&["bundle", "verify", utf8(&path), "--labels", "site=here"]);
-        let by_history = matches!(code, "rollback" | "equivocation" | "sequence_jump" | "snapshot_rollback")
-            || name.starts_with("s17-not");
-        assert!(by_history || told.code == Some(3), "{name}: {}{}", told.stdout, told.stderr);
-    }
-    assert_eq!(status(device)["time_floor"], floor, "S22: no forged time moved the floor");
-    assert_eq!(running(device), Some(2));
-    // S14: the good one that comes after all of them applies. S8: through five roots that it missed.
-    let mut documents = vec![];
+    refused_one_by_one(&fleet, &good, &attacks(&good, &older));
+    refused_one_by_one(&fleet, &good, &keys::rows(&good));
+
+    // S14: the good one that comes after all of them applies. S8: through five roots that it missed; by the last of them two sign.
+    let mut documents = good.roots();
     for n in 1..=5 {
         let mut root = good.next_root(|_| ());
         root.version = good.root().version + n;
+        if n == 5 {
+            keys::both_sign(&good, &mut root);
+        }
         documents.push(seal_document(&root, &[&good.root]).unwrap().0);
     }
-    documents.extend(good.next(|d| d.template.containers[0].env.clear()));
-    let done = sideload(device, &good.bundle("good", &documents));
-    assert_eq!(done.code, Some(0), "{}{}", done.stdout, done.stderr);
+    let mut third = good.deployment();
+    third.sequence += 1;
+    third.template.containers[0].env.clear();
+    let (envelope, digest) = seal_document(&third, &[&good.deployment, &keys::second()]).unwrap();
+    documents.extend([good.listing(Revision { sequence: third.sequence, digest }, |_| ()), envelope]);
+    let path = good.bundle("good", &documents);
+    take(&path);
     wait_runs(&fleet, 3);
+    // S3: under the root that it holds now, one of them alone is too few.
+    let good = Good::read(&fleet, &path);
+    let alone = [good.roots(), good.next(|d| d.template.termination_grace += 1)].concat();
+    refused_one_by_one(&fleet, &good, &[("s3-one-of-two-as-the-held-root-says", alone, "threshold")]);
+
+    // S6: both keys leave. What they signed runs on or is stopped, as each root says; nothing of theirs is taken any more.
+    let mut chain = good.roots();
+    for (disposition, runs) in [(Disposition::Keep, Some(3)), (Disposition::Stop, None)] {
+        let mut root = good.next_root(|r| keys::revoke(&good, r, disposition));
+        root.version = chain.len() as u64 + 1;
+        chain.push(seal_document(&root, &[&good.root]).unwrap().0);
+        take(&good.bundle("revoked", &chain));
+        wait_until("what the revoked keys signed to be as the root says", LONG, || {
+            Ok((running(device) == runs).then_some(()))
+        })
+        .unwrap_or_else(|e| panic!("{e:#}\n{:#}\n{}", status(device), fleet.outputs()));
+        let mut fourth = good.deployment();
+        fourth.sequence += 1;
+        let (envelope, digest) = seal_document(&fourth, &[&good.deployment, &keys::second()]).unwrap();
+        let newest = Revision { sequence: fourth.sequence, digest };
+        let listed = good.listing_by(&keys::successor(), newest, |_| ());
+        let documents = [chain.clone(), vec![listed, envelope]].concat();
+        refused_one_by_one(&fleet, &good, &[("s6-by-two-revoked-keys", documents, "revoked_key")]);
+    }
+    let mut fourth = good.deployment();
+    fourth.sequence += 1;
+    let (envelope, digest) = seal_document(&fourth, &[&keys::successor()]).unwrap();
+    let newest = Revision { sequence: fourth.sequence, digest };
+    let listed = good.listing_by(&keys::successor(), newest, |_| ());
+    take(&good.bundle("succeeded", &[chain, vec![listed, envelope]].concat()));
+    wait_runs(&fleet, 4);
     fleet.lab.stop().unwrap();
 }
