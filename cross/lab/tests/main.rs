@@ -32,6 +32,7 @@ mod sideload_faults;
 mod sideload_secrets;
 mod software;
 mod software_crash;
+mod stop_all;
 mod unconfined;
 mod undo;
 mod upgrade;
