@@ -17,8 +17,9 @@ if [ -z "$found" ]; then
     echo "no bundle (*.shoal) at the top of $device"
     exit 0
 fi
-chown --reference="$root/var/lib/shoal/agent" receipts
+# In this order: once it is the agent's, this process may not change it any more.
 chmod 0700 receipts
+chown --reference="$root/var/lib/shoal/agent" receipts
 code=0
 "$agent" sideload --unattended --receipt receipts stick || code=$?
 for receipt in receipts/*.receipt; do

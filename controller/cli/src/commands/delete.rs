@@ -6,6 +6,7 @@ use crate::args::{Delete, DeleteArgs};
 use crate::error::{CliError, Result};
 use crate::output;
 use crate::publish::{self, Keyring};
+use crate::roots::role_word;
 use crate::trust::{self, Trust};
 use shoal_protocol::ids::Name;
 use shoal_protocol::latest::{Entry, EntryKind, Liveness};
@@ -32,7 +33,9 @@ pub(super) fn run(s: &Session, command: &Delete) -> Result<()> {
             r.name == publish::role_of(kind) && r.may_remove && name.as_str().starts_with(&r.prefix)
         });
         if !allowed {
-            return Err(CliError::refused("role_scope", format!("no role of the root may remove {name}")));
+            let role = role_word(publish::role_of(kind));
+            let error = CliError::refused("role_scope", format!("no role of the root may remove {name}"));
+            return Err(error.hint(format!("grant it: `shoal trust grant KEY --role {role} --may-remove`")));
         }
         let users = if matches!(kind, EntryKind::Deployment | EntryKind::Release) {
             Vec::new()
