@@ -65,7 +65,7 @@ impl Daemon {
             let wait = |at: Timestamp| Instant::now() + Duration::from_secs(at.0.saturating_sub(now.0));
             self.next_plan = next.next_wake.map(wait);
             // Nothing is done on what was not looked at.
-            let ready = self.supervise_up && !self.relist && self.held_back.is_none();
+            let ready = self.world.is_asked && self.supervise_up && !self.relist && self.held_back.is_none();
             if next.steps.is_empty() || !ready {
                 break;
             }

@@ -23,6 +23,8 @@ pub(crate) struct World {
     pub features: FeatureSet,
     /// What admission holds, as core wants it.
     pub desired: Vec<Desired>,
+    /// Whether admission was heard at all: before, nothing is known to be held, which is not the same as nothing being held.
+    pub is_asked: bool,
     /// What is.
     pub observed: Observed,
     /// Supervise's last words on each container.
@@ -125,10 +127,9 @@ impl World {
         guard: &Guard,
     ) -> std::result::Result<(), shoal_ipc::Error> {
         let trust = guard.admit(shoal_ipc::AdmitClient::trust).await?;
-        let mut known: BTreeMap<Digest, Deployment> = std::mem::take(&mut self.desired)
-            .into_iter()
-            .map(|d| (d.revision.digest, d.deployment))
-            .collect();
+        // Until all of it was heard, what was heard before counts.
+        let known: BTreeMap<Digest, &Deployment> =
+            self.desired.iter().map(|d| (d.revision.digest, &d.deployment)).collect();
         let mut desired = Vec::with_capacity(trust.held.len());
         for held in &trust.held {
             let digest = Digest(held.digest.0);
@@ -136,8 +137,8 @@ impl World {
             if held.role == HeldRole::Superseded && !self.observed.pods.contains_key(&digest) {
                 continue;
             }
-            let deployment = if let Some(d) = known.remove(&digest) {
-                d
+            let deployment = if let Some(d) = known.get(&digest) {
+                (*d).clone()
             } else {
                 let (name, sequence) = (held.name.clone(), held.sequence);
                 let envelope = guard.admit(move |a| a.deployment(&name, sequence)).await?;
@@ -174,6 +175,7 @@ impl World {
             }
         }
         self.desired = desired;
+        self.is_asked = true;
         Ok(())
     }
 

@@ -92,7 +92,11 @@ fn a_site_with_no_network_deploys_updates_rolls_back_and_reports_by_stick_only()
     let changed = import(&fleet, &fleet.file("changed.receipt", bytes), &[]);
     assert!(changed.code == Some(3) && changed.stderr.contains("bad_signature"), "{}", changed.stderr);
 
-    // An update without what the first one brought, then the way back.
+    // An update without what the first one brought, which a power cut has not taken away, then the way back.
+    fleet.lab.devices[0].power_cut();
+    fleet.lab.devices[0].start_guard().unwrap();
+    fleet.lab.devices[0].start_agent().unwrap();
+    wait_runs(&fleet, 1);
     let second = create(&fleet, &["-f", utf8(&file(&fleet, "2")), "--since", utf8(&first)], "second.shoal");
     let size = |p: &Path| std::fs::metadata(p).unwrap().len();
     assert!(size(&second) < size(&first) + 4096, "{} and {}", size(&second), size(&first));
