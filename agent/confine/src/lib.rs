@@ -6,6 +6,7 @@
 mod container;
 mod folders;
 mod kernel;
+pub mod memory;
 mod place;
 mod privileges;
 pub mod process;

@@ -6,10 +6,11 @@
 //! takes no more and ends with the last.
 
 use crate::{child, engine, handover};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+use shoal_confine::memory::Rest;
 use shoal_confine::process::{read_signals, signal_descriptor, spawn_in, unshare};
 use shoal_confine::{Filter, Namespaces};
 use shoal_ipc::{Connection, Error, ExitFact, Launch, Listener, Msg, NetworkPlace, Received, read_area};
@@ -51,6 +52,7 @@ struct Zygote {
     host_network: Option<File>,
     /// Namespaces that this process sits in and that no container has had: the next one is born into them.
     fresh: UnshareFlags,
+    rest: Rest,
 }
 
 /// What can be prepared for the next container while nobody waits: this process itself has no use for any of them.
@@ -78,10 +80,12 @@ pub(crate) fn run() -> Result<(), String> {
         host: root.then(Namespaces::own),
         host_network: if root { File::open("/proc/self/ns/net").ok() } else { None },
         fresh: UnshareFlags::empty(),
+        rest: Rest::new(),
     };
     zygote.prepare();
     loop {
-        zygote.wait().map_err(|e| format!("cannot wait: {e}"))?;
+        let busy = zygote.wait().map_err(|e| format!("cannot wait: {e}"))?;
+        zygote.rest.waited(busy);
         zygote.reap();
         zygote.accept();
         if zygote.hear() == Next::End || (zygote.retired && zygote.containers.is_empty()) {
@@ -98,7 +102,8 @@ enum Next {
 }
 
 impl Zygote {
-    fn wait(&self) -> io::Result<()> {
+    /// Whether anything happened.
+    fn wait(&self) -> io::Result<bool> {
         let mut fds = vec![
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN),
@@ -106,8 +111,10 @@ impl Zygote {
         if let Some(supervise) = &self.supervise {
             fds.push(PollFd::from_borrowed_fd(supervise.as_fd(), PollFlags::IN));
         }
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+        let left = self.rest.left().and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, left.as_ref()) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(true),
             Err(e) => Err(e.into()),
         }
     }

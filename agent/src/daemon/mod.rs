@@ -176,6 +176,7 @@ async fn live(layout: &Layout) -> Result<Ended> {
     let manager = Notify::from_env();
     manager.ready();
     tokio::spawn(stay_alive(manager));
+    tokio::spawn(stay_small());
     loop {
         let ended = serve(layout, &key).await?;
         if ended != Ended::Joined {
@@ -302,6 +303,16 @@ async fn stay_alive(mut manager: Notify) {
     while let Some(due) = manager.due() {
         tokio::time::sleep_until(due.into()).await;
         manager.beat(Instant::now());
+    }
+}
+
+/// Lets go of the code of its start, and later of what other work needed.
+async fn stay_small() {
+    let mut wait = Duration::from_mins(1);
+    loop {
+        tokio::time::sleep(wait).await;
+        shoal_confine::memory::let_go_of_code();
+        wait = Duration::from_mins(15);
     }
 }
 

@@ -8,11 +8,16 @@ use shoal_lab::Lab;
 
 use super::{Row, float};
 
+/// Until nothing more changes.
+const SETTLED: Duration = Duration::from_secs(75);
+
 /// Memory and wake-ups of each process of the first device over a quiet minute.
 pub(super) fn rows(lab: &Lab) -> Result<Vec<Row>> {
     let device = &lab.devices[0];
     let root = device.root.to_str().context("a path that is not UTF-8")?;
     let processes = device_processes(root)?;
+    // Processes let go of code after a minute of rest.
+    std::thread::sleep(SETTLED);
     let before: Vec<u64> = processes.iter().map(|p| switches(p.pid)).collect();
     let minute = Duration::from_mins(1);
     std::thread::sleep(minute);

@@ -22,6 +22,7 @@ use anyhow::Context as _;
 use decide::Permission;
 use model::Model;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use shoal_confine::memory::Rest;
 use shoal_ipc::{
     Connection, EnrollMaterial, Error, FactList, Layout, Listener, MEMFD_MAX, Msg, Received, SignedFact,
     read_sealed, sealed_memfd,
@@ -78,6 +79,7 @@ struct Admit {
     told: BTreeMap<Digest, (Permission, Digest)>,
     /// The release that it was told of.
     told_release: Option<shoal_ipc::Digest>,
+    rest: Rest,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -109,11 +111,14 @@ pub(crate) fn run(layout: &Layout, settings: Settings) -> anyhow::Result<()> {
         serial: 0,
         told: BTreeMap::new(),
         told_release: None,
+        rest: Rest::new(),
     };
     admit.tell_supervise()?;
     admit.supervise.send_wait(&Msg::Done {}, &[], Duration::from_secs(5))?;
     loop {
-        for token in admit.wait()? {
+        let ready = admit.wait()?;
+        admit.rest.waited(!ready.is_empty());
+        for token in ready {
             match token {
                 Token::Supervise => {
                     if !admit.hear_supervise()? {
@@ -139,10 +144,13 @@ impl Admit {
         let mut fds: Vec<PollFd<'_>> =
             watched.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         let wake = self.model.standings().values().filter_map(|s| s.wake).min();
-        let wait = wake.map(|t| {
-            let left = t.0.saturating_sub(clock::now()).clamp(1, 3600);
-            Timespec { tv_sec: i64::try_from(left).unwrap_or(3600), tv_nsec: 0 }
-        });
+        let wake = wake.map(|t| t.0.saturating_sub(clock::now()).clamp(1, 3600));
+        let rest = self.rest.left().map(|left| left.as_secs() + 1);
+        let wait = wake
+            .into_iter()
+            .chain(rest)
+            .min()
+            .map(|left| Timespec { tv_sec: i64::try_from(left).unwrap_or(3600), tv_nsec: 0 });
         match poll(&mut fds, wait.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e).context("cannot wait for events"),

@@ -10,6 +10,7 @@ use crate::supervise::{PAIR_FD, SOCKETS_FD};
 use anyhow::Context as _;
 use file::LogFile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use shoal_confine::memory::Rest;
 use shoal_ipc::{Connection, Error, Layout, Listener, Msg, Received};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,6 +33,7 @@ struct Log {
     /// Connected on the named socket, not served yet.
     knocking: Option<Connection>,
     streams: BTreeMap<u64, Stream>,
+    rest: Rest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +56,12 @@ pub(crate) fn run(layout: &Layout) -> anyhow::Result<()> {
         listener,
         knocking: None,
         streams: BTreeMap::new(),
+        rest: Rest::new(),
     };
     while log.supervise.is_some() || !log.streams.is_empty() {
-        for token in log.wait()? {
+        let ready = log.wait()?;
+        log.rest.waited(!ready.is_empty());
+        for token in ready {
             if log.handle(token) {
                 return Ok(());
             }
@@ -79,7 +84,8 @@ impl Log {
         }
         let mut fds: Vec<PollFd<'_>> =
             watched.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        let wait = self.streams.values().filter_map(Stream::deadline).min().map(|d| {
+        let due = self.streams.values().filter_map(Stream::deadline).chain(self.rest.due()).min();
+        let wait = due.map(|d| {
             let left = d.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
         });

@@ -95,7 +95,7 @@ impl Supervise {
             [self.admit.restart_at, self.log.restart_at, self.zygotes.restart_at].into_iter().flatten();
         let graves = self.graves.iter().map(Grave::due);
         let all = containers.chain(jobs).chain(services).chain(graves);
-        let own = [self.networks.deadline(), self.manager.due(), self.releases.deadline()];
+        let own = [self.networks.deadline(), self.manager.due(), self.releases.deadline(), self.rest.due()];
         all.chain(own.into_iter().flatten()).min()
     }
 

@@ -61,6 +61,7 @@ use policy::{Policy, Uids};
 use runner::Runner;
 use services::Service;
 pub(crate) use services::{PAIR_FD, SOCKETS_FD};
+use shoal_confine::memory::Rest;
 pub(crate) use shoal_confine::process;
 use shoal_ipc::{Digest, Layout, Listener, Notify, Ticket};
 pub(crate) use shutdown::stop_leftovers;
@@ -144,6 +145,7 @@ pub(crate) struct Supervise {
     shutdown: Option<u64>,
     /// The service manager, where there is one.
     manager: Notify,
+    rest: Rest,
 }
 
 /// Runs supervise until it is asked to end.
@@ -167,6 +169,7 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
     loop {
         supervise.services()?;
         let ready = supervise.wait(&signals)?;
+        supervise.rest.waited(!ready.is_empty());
         for token in ready {
             if supervise.handle(token, &signals) == Next::End {
                 supervise.manager.stopping();
@@ -236,6 +239,7 @@ impl Supervise {
             releases: Releases::open(&layout),
             shutdown: None,
             manager: Notify::default(),
+            rest: Rest::new(),
             layout,
             policy,
             uids,
