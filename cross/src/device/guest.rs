@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::image::Image;
+use super::monitor::Monitor;
 use crate::process;
 use crate::vm::machine::{Machine, option};
 
@@ -36,8 +37,8 @@ pub(super) enum Network {
 pub(super) struct Setup<'a> {
     /// Its disk.
     pub(super) disk: &'a Path,
-    /// A second one, to be read only.
-    pub(super) stick: &'a Path,
+    /// A second one with the packages, to be read only.
+    pub(super) packages: &'a Path,
     pub(super) network: Network,
     /// The clock at its start, as QEMU's `-rtc base=` takes it.
     pub(super) clock: Option<&'a str>,
@@ -68,6 +69,7 @@ impl Ran {
 pub(super) struct Guest {
     qemu: Child,
     shell: BufReader<UnixStream>,
+    monitor: Monitor,
     console: PathBuf,
     transcript: File,
     asked: u64,
@@ -85,10 +87,12 @@ impl Guest {
         sockets: &Path,
     ) -> Result<Self> {
         let console = dir.join("console.log");
-        let socket = sockets.join("shell");
-        let _ = std::fs::remove_file(&socket);
+        let (socket, monitor) = (sockets.join("shell"), sockets.join("monitor"));
+        for old in [&socket, &monitor] {
+            let _ = std::fs::remove_file(old);
+        }
         let began = Instant::now();
-        let mut qemu = dying_with_us(command(machine, image, setup, &console, &socket));
+        let mut qemu = dying_with_us(command(machine, image, setup, &console, (&socket, &monitor)));
         let mut qemu = qemu.spawn().context("start QEMU")?;
         let until = began + BOOT;
         let stream = loop {
@@ -106,9 +110,11 @@ impl Guest {
         };
         let transcript = File::options().create(true).append(true).open(dir.join("transcript.log"));
         let transcript = transcript.context("open the transcript")?;
+        let monitor = Monitor::connect(&monitor, machine.hot_bus())?;
         let mut guest = Self {
             qemu,
             shell: BufReader::new(stream),
+            monitor,
             console,
             transcript,
             asked: 0,
@@ -156,6 +162,18 @@ impl Guest {
             (0, ..) => Ok(()),
             (code, ..) => bail!("write {path} on the device: it ended with {code}"),
         }
+    }
+
+    /// Puts a stick in.
+    pub(super) fn plug(&mut self, disk: &Path) -> Result<()> {
+        self.note(&format!("=== a stick: {}", disk.display()));
+        self.monitor.plug(disk)
+    }
+
+    /// Takes the stick out.
+    pub(super) fn unplug(&mut self) -> Result<()> {
+        self.note("=== no stick");
+        self.monitor.unplug()
     }
 
     /// Cuts the power: what QEMU was handed stays, as on a disk whose cache is honest; nothing else does.
@@ -252,7 +270,13 @@ fn dying_with_us(command: Command) -> Command {
     wrapped
 }
 
-fn command(machine: &Machine, image: &Image, setup: &Setup<'_>, console: &Path, socket: &Path) -> Command {
+fn command(
+    machine: &Machine,
+    image: &Image,
+    setup: &Setup<'_>,
+    console: &Path,
+    (shell, monitor): (&Path, &Path),
+) -> Command {
     let mut kernel = format!("console={} quiet net.ifnames=0 systemd.show_status=1", machine.serial(0));
     if setup.network == Network::Unplugged {
         kernel.push_str(" lab.unplugged");
@@ -262,14 +286,17 @@ fn command(machine: &Machine, image: &Image, setup: &Setup<'_>, console: &Path, 
     command.args(["-m", "1024", "-serial", &format!("file:{}", option(console))]);
     // QEMU's usual cache: a flush of the device's is a flush here, and what it wrote before a cut is there after it.
     command.args(["-drive", &format!("file={},format=raw,if=virtio", option(setup.disk))]);
-    command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", option(setup.stick))]);
+    command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", option(setup.packages))]);
     if setup.network != Network::Absent {
         command.args(["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile="]);
     }
     if let Some(clock) = setup.clock {
         command.args(["-rtc", &format!("base={clock}")]);
     }
-    command.args(["-chardev", &format!("socket,path={},server=on,wait=off,id=shell", option(socket))]);
+    for (id, socket) in [("shell", shell), ("monitor", monitor)] {
+        command.args(["-chardev", &format!("socket,path={},server=on,wait=off,id={id}", option(socket))]);
+    }
+    command.args(["-mon", "chardev=monitor,mode=control"]).args(machine.hot_bus_device());
     command.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell,nr=1,name=lab"]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command

@@ -4,9 +4,11 @@
 
 mod guest;
 mod image;
+mod monitor;
 mod packages;
 mod scenarios;
 mod site;
+mod stick;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -24,6 +24,7 @@ const SOURCES: [&str; 8] = [
 ];
 
 /// A device's packages.
+#[derive(Debug, Clone)]
 pub(super) struct Packages {
     agent: PathBuf,
     compiler: PathBuf,
@@ -63,6 +64,14 @@ impl Packages {
             [Some(agent), Some(compiler)] => Ok(Self { agent, compiler }),
             _ => bail!("no shoal-agent_*.deb and shoal-compiler_*.deb in {}", dir.display()),
         }
+    }
+
+    /// The programs and the engine as a release is packed of them: what both packages have below `usr/lib/shoal`.
+    pub(super) fn programs(&self, tree: &Path) -> Result<PathBuf> {
+        for deb in [&self.agent, &self.compiler] {
+            process::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(tree))?;
+        }
+        Ok(tree.join("usr/lib/shoal"))
     }
 
     /// A disk that is a tar file: `agent.deb`, `compiler.deb`, and `newer.deb`, the agent's in a later version.

@@ -27,6 +27,7 @@ pub(super) const PLAIN_INIT: &str = "/usr/lib/lab/init";
 /// What scenarios work with.
 pub(super) struct Site {
     pub(super) lab: Lab,
+    pub(super) arch: Arch,
     /// How many power cuts.
     pub(super) cuts: u32,
     /// Its id, once it has one: the controller may know of others from before.
@@ -35,6 +36,7 @@ pub(super) struct Site {
     pub(super) notes: Vec<String>,
     machine: Machine,
     image: Image,
+    packages: Packages,
     guest: Option<Guest>,
     /// The device's disk, the disk with the packages, logs.
     dir: PathBuf,
@@ -57,7 +59,8 @@ impl Site {
             tempfile::Builder::new().prefix("shoal-vm").tempdir().context("make a temporary folder")?;
         let tag = format!("vm{}{}", arch.name(), std::process::id());
         let lab = Lab::start_with(bins, &temp.path().join("fleet"), &tag, &["--name", HOST])?;
-        Ok(Self { lab, cuts, device: None, notes: Vec::new(), machine, image, guest: None, dir, temp })
+        let (device, notes, packages) = (None, Vec::new(), packages.clone());
+        Ok(Self { lab, arch, cuts, device, notes, machine, image, packages, guest: None, dir, temp })
     }
 
     /// Something measured, for the table.
@@ -103,8 +106,8 @@ impl Site {
         clock: Option<&str>,
         init: Option<&str>,
     ) -> Result<()> {
-        let stick = self.dir.join("packages.tar");
-        self.start(&Setup { disk: &self.disk(), stick: &stick, network, clock, init })
+        let packages = self.dir.join("packages.tar");
+        self.start(&Setup { disk: &self.disk(), packages: &packages, network, clock, init })
     }
 
     /// Gives a device that was unplugged its network.
@@ -112,10 +115,14 @@ impl Site {
         self.ok("sh /usr/lib/lab/net.sh").map(drop)
     }
 
-    /// Switches it on without a network and with this stick.
-    pub(super) fn boot_stick(&mut self, stick: &Path) -> Result<()> {
-        let (network, clock, init) = (Network::Absent, None, None);
-        self.start(&Setup { disk: &self.disk(), stick, network, clock, init })
+    /// Puts a stick in, which becomes /dev/vdc.
+    pub(super) fn plug(&mut self, stick: &Path) -> Result<()> {
+        self.guest()?.plug(stick)
+    }
+
+    /// Takes the stick out.
+    pub(super) fn unplug(&mut self) -> Result<()> {
+        self.guest()?.unplug()
     }
 
     fn start(&mut self, setup: &Setup<'_>) -> Result<()> {
@@ -168,12 +175,16 @@ impl Site {
         self.guest()?.run_for(&script, 400)?.ok()
     }
 
+    /// The device's programs, unpacked below `tree`.
+    pub(super) fn programs(&self, tree: &Path) -> Result<PathBuf> {
+        self.packages.programs(tree)
+    }
+
     /// A join file with these labels for one device, put on the device.
     pub(super) fn join(&mut self, labels: &str) -> Result<()> {
         let path = self.temp.path().join(format!("join-{}.shoal", self.notes.len()));
         let _ = fs::remove_file(&path);
-        let out = path.to_str().context("a temporary folder that is not UTF-8")?;
-        self.shoal(&["token", "create", "--labels", labels, "--uses", "1", "-o", out])?;
+        self.shoal(&["token", "create", "--labels", labels, "--uses", "1", "-o", utf8(&path)?])?;
         let bytes = fs::read(&path).context("read the join file")?;
         self.guest()?.put("/root/join.shoal", &bytes)
     }
@@ -187,8 +198,7 @@ impl Site {
     pub(super) fn import(&self, reference: &str, module: &[u8]) -> Result<()> {
         let path = self.temp.path().join("module.wasm");
         fs::write(&path, module).context("write a module")?;
-        self.shoal(&["image", "import", path.to_str().context("a path that is not UTF-8")?, reference])
-            .map(drop)
+        self.shoal(&["image", "import", utf8(&path)?, reference]).map(drop)
     }
 
     /// Imports a module from its text form.
@@ -212,7 +222,7 @@ impl Site {
         );
         let path = self.temp.path().join("app.yaml");
         fs::write(&path, text).context("write a deployment")?;
-        self.shoal(&["apply", "-f", path.to_str().context("a path that is not UTF-8")?, "--yes"]).map(drop)
+        self.shoal(&["apply", "-f", utf8(&path)?, "--yes"]).map(drop)
     }
 
     /// All pods of a deployment, as the controller knows them.
@@ -281,10 +291,19 @@ impl Site {
 
     /// The revision of a deployment that runs on the device, by the device's own word.
     pub(super) fn running(&mut self, name: &str) -> Result<Option<u64>> {
+        self.newest(name, runs)
+    }
+
+    /// The revision that proved itself: what the device goes back to while a newer one is made ready.
+    pub(super) fn proven(&mut self, name: &str) -> Result<Option<u64>> {
+        self.newest(name, |pod| pod["phase"] == "healthy")
+    }
+
+    fn newest(&mut self, name: &str, good: impl Fn(&Value) -> bool) -> Result<Option<u64>> {
         let told = self.status()?;
         let pods = told["deployments"].as_array().into_iter().flatten();
         let sequence = |pod: &Value| pod["revision"]["sequence"].as_u64();
-        Ok(pods.filter(|pod| pod["deployment"] == name && runs(pod)).filter_map(sequence).max())
+        Ok(pods.filter(|pod| pod["deployment"] == name && good(pod)).filter_map(sequence).max())
     }
 
     /// The processes of containers on the device.
@@ -319,7 +338,8 @@ impl Site {
             ("status.json", "shoal-agent status --output json"),
             (
                 "system.log",
-                "systemctl list-units --all; ps; df; cat /proc/mounts; systemd-cgls; find /var/lib/shoal -ls",
+                "systemctl list-units --all; ps; df; cat /proc/mounts; systemd-cgls; ls -lR /var/lib/shoal; \
+                 tail -n 99 /var/log/shoal/*.log",
             ),
         ] {
             if let Ok(ran) = self.run(script) {
@@ -329,12 +349,25 @@ impl Site {
         output::step("kept", &format!("logs in {}", dir.display()));
     }
 
-    /// Switches it off and on after a scenario failed, whatever state that left.
+    /// Switches it off and on after a scenario failed, whatever state that left, and without what that had deployed.
     pub(super) fn recover(&mut self) -> Result<()> {
+        for (list, kind) in [("deployments", "deployment"), ("releases", "release")] {
+            let told = self.lab.operator.json(&["get", list])?;
+            let names = told[list].as_array().into_iter().flatten().filter_map(|item| item["name"].as_str());
+            for name in names.filter(|name| *name != "sensor") {
+                // One that is deleted already is listed as well.
+                let _ = self.shoal(&["delete", kind, name, "--yes"]);
+            }
+        }
         if self.off().is_err() {
             self.cut();
         }
-        self.boot(Network::Up)
+        self.boot(Network::Up)?;
+        // What comes next begins with a device that answers, if it ever did.
+        if self.device.is_some() {
+            let _ = self.wait_here("the device to answer", |s| s.status().map(Some));
+        }
+        Ok(())
     }
 }
 
@@ -353,6 +386,11 @@ pub(super) fn wait<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) 
         // Whoever asks takes time from the emulated device.
         std::thread::sleep(Duration::from_millis(500));
     }
+}
+
+/// A path as an argument.
+pub(super) fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
 }
 
 /// Whether a pod is where it should be.

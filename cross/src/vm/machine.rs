@@ -39,6 +39,8 @@ struct Model {
     board: &'static [&'static str],
     /// The serial ports as the kernel calls them.
     serials: [&'static str; 2],
+    /// A PCI Express port into which devices can be put while it runs, where the board's own bus takes none.
+    port: Option<&'static str>,
 }
 
 const MODELS: [Model; 2] = [
@@ -50,6 +52,7 @@ const MODELS: [Model; 2] = [
         firmware: Some("seabios"),
         board: &["-accel", "tcg,thread=multi", "-cpu", "max"],
         serials: ["ttyS0", "ttyS1"],
+        port: None,
     },
     Model {
         arch: Arch::Aarch64,
@@ -59,6 +62,7 @@ const MODELS: [Model; 2] = [
         firmware: None,
         board: &["-M", "virt", "-accel", "tcg,thread=multi", "-cpu", "cortex-a72"],
         serials: ["ttyAMA0", "ttyAMA1"],
+        port: Some("hot"),
     },
 ];
 
@@ -105,6 +109,17 @@ impl Machine {
     /// A serial port as the kernel calls it.
     pub(crate) fn serial(&self, n: usize) -> &'static str {
         self.model.serials[n]
+    }
+
+    /// The bus for what is put in while it runs, where that is not the board's own.
+    pub(crate) fn hot_bus(&self) -> Option<&'static str> {
+        self.model.port
+    }
+
+    /// What QEMU is told for there to be that bus.
+    pub(crate) fn hot_bus_device(&self) -> Vec<String> {
+        let device = |port| ["-device".to_owned(), format!("pcie-root-port,id={port}")];
+        self.model.port.into_iter().flat_map(device).collect()
     }
 
     /// QEMU on this board with this initramfs and words for the kernel; no device yet but what the board has.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::offline::WAITS;
 use crate::device::guest::Network;
 use crate::device::site::{Site, wait};
 
@@ -51,6 +52,22 @@ pub(super) fn apply(site: &mut Site) -> Result<()> {
 }
 
 const LIMITS: &str = "resources:\n  limits:\n    cpu: 300m\n    memory: 32Mi\n    pids: 8";
+
+/// A device that was given no compiler.
+pub(super) fn no_compiler(site: &mut Site) -> Result<()> {
+    let before = site.pids()?;
+    site.guest()?.run_for("dpkg -r shoal-compiler 2>&1", 200)?.ok()?;
+    let module =
+        format!("(module{WAITS} (memory (export \"memory\") 1) (data (i32.const 900) \"compiled\"))");
+    site.import_text("compiled:1", &module)?;
+    site.apply("compiled", "compiled:1", "Always", "")?;
+    site.wait_pod("compiled", "it to wait for a compiler", |p| p["reason"] == "compiler_absent")?;
+    ensure!(site.pids()? == before, "{before:?} did not go on without a compiler");
+    site.install(&["compiler"])?;
+    site.wait_runs("compiled")?;
+    site.shoal(&["delete", "deployment", "compiled", "--yes"])?;
+    site.wait_here("it to be gone", |s| Ok((s.pids()? == before).then_some(())))
+}
 
 /// What systemd knows of the services, and where the container is.
 pub(super) fn units(site: &mut Site) -> Result<()> {

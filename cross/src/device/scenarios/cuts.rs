@@ -18,7 +18,7 @@ pub(super) fn deployments(site: &mut Site) -> Result<()> {
     site.note(format!("seed {seed}"));
     let (mut floor, mut kept, mut taken) = (0, 0, 0);
     deploy(site, 0)?;
-    floor = site.wait_here("the first revision", |s| s.running("cut"))?.max(floor);
+    floor = site.wait_here("the first revision", |s| s.proven("cut"))?.max(floor);
     for turn in 1..=site.cuts {
         seed ^= seed << 13;
         seed ^= seed >> 7;
@@ -39,8 +39,11 @@ pub(super) fn deployments(site: &mut Site) -> Result<()> {
         *if first == floor { &mut kept } else { &mut taken } += 1;
         let wanted = floor + 1;
         site.plug_in()?;
-        site.wait_here("the new revision to run", |s| Ok(s.running("cut")?.filter(|found| *found == wanted)))
-            .with_context(at)?;
+        // Well for as long as it takes to be what the device goes back to: one that just runs gives way to the one before.
+        site.wait_here("the new revision to prove itself", |s| {
+            Ok(s.proven("cut")?.filter(|found| *found == wanted))
+        })
+        .with_context(at)?;
         floor = wanted;
         crate::output::step(
             "cut",

@@ -8,6 +8,8 @@ mod offline;
 mod plain_init;
 mod removal;
 mod restarts;
+mod software;
+mod sticks;
 mod storage;
 
 use anyhow::Result;
@@ -29,7 +31,7 @@ const fn of(name: &'static str, what: &'static str, run: fn(&mut Site) -> Result
     Scenario { name, what, base: false, smoke: false, run }
 }
 
-pub(super) const SCENARIOS: [Scenario; 16] = [
+pub(super) const SCENARIOS: [Scenario; 18] = [
     Scenario {
         base: true,
         smoke: true,
@@ -44,6 +46,7 @@ pub(super) const SCENARIOS: [Scenario; 16] = [
         smoke: true,
         ..of("units", "systemd's view: notify, watchdog, groups, exposure", basics::units)
     },
+    of("no-compiler", "without shoal-compiler a module waits, told; with it, it runs", basics::no_compiler),
     of("limits", "memory, CPU and process limits hold under systemd's tree", limits::run),
     of("guard-restart", "F6: the guard restarted, its container goes on", restarts::guard),
     of("agent-restart", "F6: the agent killed and restarted, its container goes on", restarts::agent),
@@ -54,7 +57,8 @@ pub(super) const SCENARIOS: [Scenario; 16] = [
     of("disk-full", "F2: no space, told, nothing lost, and on again", storage::full),
     of("read-only", "F2: a file system gone read-only, told, and on again", storage::read_only),
     of("idle", "memory, writes and wake-ups of a device with nothing to do", idle::run),
+    of("release", "S26: a signed release in the packages' place, and the way back", software::run),
     of("removal", "removed: nothing runs, state stays; purged: nothing stays", removal::run),
-    of("sideload", "S, F5: a device with no network device at all, by stick", offline::sideload),
+    of("sideload", "no network at all: deployed, updated, undone and reported by sticks", sticks::run),
     of("plain-init", "without systemd: an init script, from start to stop-all", plain_init::run),
 ];

@@ -1,15 +1,11 @@
 //! Without a network, without the time, and without ever having had a network.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::device::guest::Network;
-use crate::device::site::{LONG, Site, wait};
-use crate::process;
+use crate::device::site::{Site, wait};
 
 /// U1.
 pub(super) fn reboot(site: &mut Site) -> Result<()> {
@@ -54,68 +50,6 @@ pub(super) fn clock(site: &mut Site) -> Result<()> {
         let told = site.described()?;
         Ok((!told["conditions"].to_string().contains("time_untrusted")).then_some(()))
     })
-}
-
-/// A device that nobody can reach but with a stick.
-pub(super) fn sideload(site: &mut Site) -> Result<()> {
-    let scratch = tempfile::tempdir().context("make a temporary folder")?;
-    let stick = scratch.path().join("stick");
-    fs::create_dir(&stick).context("make the stick's folder")?;
-    let text = |path: &std::path::Path| path.to_str().map(str::to_owned).context("a path that is not UTF-8");
-    // A module of a megabyte: nearly all of it data that does not compress.
-    let mut data = String::new();
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..1_000_000 {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        // Writing to a String cannot fail.
-        let _ = write!(data, "\\{:02x}", seed & 0xff);
-    }
-    site.import_text(
-        "big:1",
-        &format!("(module{WAITS} (memory (export \"memory\") 20) (data (i32.const 65536) \"{data}\"))"),
-    )?;
-    site.apply("big", "big:1", "Always", "")?;
-    site.shoal(&["bundle", "create", "big", "--out", &text(&stick.join("big.shoal"))?])?;
-    site.shoal(&[
-        "provision",
-        "--count",
-        "1",
-        "--labels",
-        "site=here",
-        "-o",
-        &text(&stick.join("factory"))?,
-    ])?;
-    let disk = scratch.path().join("stick.raw");
-    let mut make = Command::new("mke2fs");
-    make.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
-    process::run(make.args(["-q", "-F", "-t", "ext4", "-d"]).arg(&stick).arg(&disk).arg("16M"))?;
-
-    site.off()?;
-    site.boot_new(Network::Absent)?;
-    site.install(&["agent", "compiler"])?;
-    // The engine is being proven now: what is at work holds up no shutdown.
-    site.ok("systemctl enable --now shoal-guard")?;
-    let began = Instant::now();
-    site.off()?;
-    let took = began.elapsed().as_secs();
-    ensure!(took < 80, "with a job at work it took {took} s to switch itself off");
-    site.boot_stick(&disk)?;
-    site.ok("systemctl start shoal-guard")?;
-    site.ok("mkdir -p /mnt && mount -o ro /dev/vdb /mnt && shoal-agent enroll --offline /mnt/factory/join-0001.shoal")?;
-    site.ok("systemctl enable --now shoal-agent")?;
-    let began = Instant::now();
-    site.guest()?.run_for("shoal-agent sideload /mnt/big.shoal", LONG.as_secs())?.ok()?;
-    site.wait_here("it to run", |s| s.running("big"))?;
-    site.note(format!(
-        "sideload of an image of 1 MB to running: {:.1} s (budget 20 s)",
-        began.elapsed().as_secs_f64()
-    ));
-    site.cut();
-    site.boot(Network::Absent)?;
-    site.wait_here("it to run again", |s| s.running("big"))?;
-    site.shoal(&["delete", "deployment", "big", "--yes"]).map(drop)
 }
 
 /// Imports and a `_start` that waits, an hour at a time, for ever.
