@@ -77,7 +77,7 @@ fn stop_all_leaves_no_process_group_or_mount_of_the_device_whether_the_guard_run
         stop_all(&fleet);
         let device = &mut fleet.lab.devices[0];
         if !is_killed {
-            wait_until("the guard's end", LONG, || Ok(device.guard()?.ended()?)).unwrap();
+            wait_until("the guard's end", LONG, || device.guard()?.ended()).unwrap();
         }
         let left = of_guard(device);
         assert!(left.is_empty(), "killed before: {is_killed}: {left:#?}\n{}", fleet.outputs());
