@@ -134,8 +134,7 @@ impl Desk {
 
 /// Waits until this many sticks were taken since the device's start, whatever came of them.
 fn taken(site: &mut Site, wanted: usize) -> Result<()> {
-    let told =
-        "journalctl -b --no-pager -o cat -u 'shoal-stick@*' _PID=1 | grep -c -e Finished -e Failed || true";
+    let told = "journalctl -b --no-pager -o cat -u 'shoal-stick@*' _PID=1 | grep -c -e '^Finished' -e '^Failed to start' || true";
     wait("the stick to be taken", || {
         let seen = site.ok(told)?;
         Ok((seen.trim() == wanted.to_string()).then_some(()))
