@@ -1,5 +1,7 @@
 //! What a child does between its birth and its work. The order is the whole point: read [`enter`] from top to bottom.
 //!
+//! Beside it: [`process`] makes children, [`memory`] is what a process at rest gives back.
+//!
 //! Guard's jobs and the containers that the zygote forks go through the same steps. Never decides: paths, ids, limits
 //! and grants come checked from supervise. Nothing here reads a byte that a guest, an image or the network made.
 

@@ -50,7 +50,7 @@ impl Default for Rest {
 /// Unmaps every page of code and constants of this program and its libraries: they stay in the page cache as long as there is
 /// room, and the next touch maps them again. What was written to, relocations included, is not touched.
 pub fn let_go_of_code() {
-    // SAFETY: `segment` is a function of that type, and needs no data.
+    // SAFETY: `object` is a function of that type, and looks at no data.
     unsafe { libc::dl_iterate_phdr(Some(object), std::ptr::null_mut()) };
 }
 
