@@ -12,6 +12,27 @@ pub(crate) fn place(host: &str, port: u16) -> Option<(String, u16)> {
     place_of(&found)
 }
 
+/// What a connection through a proxy begins with.
+pub(crate) struct Way {
+    /// Where the proxy is.
+    pub(crate) proxy: (String, u16),
+    /// What it is asked, with name and password where the environment has them.
+    pub(crate) request: String,
+}
+
+/// The same for who connects by hand.
+pub(crate) fn way(host: &str, port: u16) -> Option<Way> {
+    way_by(&Matcher::from_env(), host, port)
+}
+
+fn way_by(matcher: &Matcher, host: &str, port: u16) -> Option<Way> {
+    let found = found(matcher, host, port)?;
+    let credential = found.basic_auth().and_then(|header| header.to_str().ok());
+    let credential = credential.map(|c| format!("Proxy-Authorization: {c}\r\n")).unwrap_or_default();
+    let request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{credential}\r\n");
+    Some(Way { proxy: place_of(&found)?, request })
+}
+
 /// The same for the MQTT client.
 pub(crate) fn mqtt(host: &str, port: u16) -> Option<Proxy> {
     mqtt_by(&Matcher::from_env(), host, port)
@@ -57,6 +78,14 @@ mod tests {
     fn b7_mqtt_goes_the_way_of_https_with_name_and_password() {
         let proxy = mqtt_by(&matcher(), "hub.example", 8443).unwrap();
         assert_eq!((proxy.addr.as_str(), proxy.port), ("proxy.site", 3128));
+        let way = way_by(&matcher(), "hub.example", 8443).unwrap();
+        assert_eq!(way.proxy, ("proxy.site".to_owned(), 3128));
+        assert!(way.request.starts_with(
+            "CONNECT hub.example:8443 HTTP/1.1\r\nHost: hub.example:8443\r\nProxy-Authorization: Basic "
+        ));
+        assert!(
+            way_by(&matcher(), "[2001:db8::1]", 1).unwrap().request.starts_with("CONNECT [2001:db8::1]:1 ")
+        );
         let ProxyAuth::Basic { username, password } = proxy.auth else { panic!("no credential") };
         assert_eq!((username.as_str(), password.as_str()), ("me", "s@cret"));
     }

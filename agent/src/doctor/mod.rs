@@ -3,21 +3,17 @@
 //! Ids and states are stable: docs/install.md has them all in one table.
 
 mod machine;
+mod reach;
 mod services;
 
 use crate::identity::Files;
-use crate::{enroll, http, lock, privilege, tls};
-use anyhow::{Context, Result};
-use rustls::pki_types::ServerName;
+use crate::{enroll, lock, privilege, tls};
 use serde::Serialize;
 use shoal_ipc::{AdmitClient, FeatureSet, Layout, SuperviseClient, TrustSummary};
 use shoal_protocol::ids::Timestamp;
 use shoal_protocol::latest::Root;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
 
-const NET: Duration = Duration::from_secs(5);
 /// What is looked at beside the machine itself.
 #[cfg(test)]
 const IDS: [&str; 18] = [
@@ -251,45 +247,10 @@ fn controller(layout: &Layout, root: &Root, floor: Timestamp) -> Vec<Check> {
         Err(e) => return vec![bad("identity", State::Failed, format!("{e:#}"), "enrol anew")],
     };
     let mut out = vec![ok("identity", format!("device {}", key.device()))];
-    let mqtt = root.controller.mqtt.iter().map(|a| ("broker", a, a.replacen("mqtts://", "https://", 1)));
-    let api = root.controller.api.iter().map(|a| ("api", a, a.clone()));
-    for (what, shown, url) in mqtt.chain(api) {
-        out.push(match reach(&url, config.clone()) {
-            Ok(()) => ok(what, format!("{shown} answers and is the fleet's")),
-            Err(e) => bad(
-                what,
-                State::Failed,
-                format!("{shown}: {e:#}"),
-                "everything that was accepted goes on running without it",
-            ),
-        });
-    }
+    let mqtt = root.controller.mqtt.iter().map(|a| (a, a.replacen("mqtts://", "https://", 1)));
+    out.extend(reach::any("broker", mqtt, &config));
+    out.extend(reach::any("api", root.controller.api.iter().map(|a| (a, a.clone())), &config));
     out
-}
-
-/// A whole TLS handshake, naming the layer that failed.
-fn reach(url: &str, config: Arc<rustls::ClientConfig>) -> Result<()> {
-    let (host, port) = http::host_port(url).context("no usable address")?;
-    let addresses: Vec<_> = (host.as_str(), port)
-        .to_socket_addrs()
-        .with_context(|| format!("DNS: cannot resolve {host}"))?
-        .collect();
-    let mut stream = Err(std::io::Error::other("no address"));
-    for address in addresses {
-        stream = TcpStream::connect_timeout(&address, NET);
-        if stream.is_ok() {
-            break;
-        }
-    }
-    let mut stream = stream.context("TCP: cannot connect")?;
-    stream.set_read_timeout(Some(NET))?;
-    stream.set_write_timeout(Some(NET))?;
-    let name = ServerName::try_from(host).context("TLS: no usable name")?;
-    let mut connection = rustls::ClientConnection::new(config, name).context("TLS: cannot begin")?;
-    while connection.is_handshaking() {
-        connection.complete_io(&mut stream).context("TLS: the handshake failed")?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -64,6 +64,13 @@ fn b7_behind_a_proxy_that_leads_to_one_port_everything_works() {
     let log = proxy.service.output();
     let asked = log.matches(&format!("): CONNECT 127.0.0.1:{port} ")).count();
     assert!(asked >= 3 && log.matches("): CONNECT ").count() == asked, "{log}");
+    // Who looks after it goes the same way.
+    let before = asked;
+    let doctor = fleet.lab.devices[0].cli(&["doctor", "--output", "json"]).unwrap();
+    let checks = doctor.json().unwrap();
+    let reached = |c: &&serde_json::Value| (c["id"] == "broker" || c["id"] == "api") && c["state"] == "ok";
+    assert!(checks["checks"].as_array().unwrap().iter().filter(reached).count() >= 2, "{checks:#}");
+    assert!(proxy.service.output().matches("): CONNECT ").count() > before, "{}", proxy.service.output());
     // And no other way: it lives and dies with the proxy.
     proxy.service.kill();
     shoal_lab::wait_until("the device to miss the proxy", LONG, || {

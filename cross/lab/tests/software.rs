@@ -46,13 +46,17 @@ pub(crate) fn replace(folder: &Path, program: &str, by: &str) {
 
 /// Packs a folder as this version and publishes it for all devices.
 pub(crate) fn publish(fleet: &Fleet, folder: &Path, version: &str, deadline: &str) {
+    publish_with(fleet, folder, version, deadline, &[]);
+}
+
+fn publish_with(fleet: &Fleet, folder: &Path, version: &str, deadline: &str, more: &[&str]) {
     let file = fleet.dir.path().join(format!("release-{version}.oci.tar"));
     let arch = std::env::consts::ARCH;
     let pack =
         ["release", "pack", utf8(folder), "--software-version", version, "--arch", arch, "-o", utf8(&file)];
     fleet.shoal(&pack);
     let build = ["release", "publish", "agent", "--build", utf8(&file), "--selector", "site=here"];
-    fleet.shoal(&[&build[..], &["--deadline", deadline, "--yes"]].concat());
+    fleet.shoal(&[&build[..], &["--deadline", deadline, "--yes"], more].concat());
 }
 
 fn device(fleet: &Fleet) -> Value {
@@ -220,13 +224,13 @@ fn s26_a_device_without_a_network_changes_its_software_from_a_stick() {
     may_release(&fleet);
     fleet.import_wat("sleeps:1", SLEEPS);
     fleet.apply(&manifest("app", "sleeps:1", "Always", ""));
-    let folder = programs(&fleet, "programs");
-    publish(&fleet, &folder, "9.9.0", "2m");
     let factory = fleet.dir.path().join("factory");
     fleet.shoal(&["provision", "--count", "1", "--labels", "site=here", "-o", utf8(&factory)]);
-    let stick = fleet.dir.path().join("all.shoal");
-    fleet.shoal(&["bundle", "create", "--releases", "--out", utf8(&stick)]);
     fleet.lab.controller.stop();
+    let folder = programs(&fleet, "programs");
+    publish_with(&fleet, &folder, "9.9.0", "2m", &["--offline"]);
+    let stick = fleet.dir.path().join("all.shoal");
+    fleet.shoal(&["bundle", "create", "--offline", "--releases", "--out", utf8(&stick)]);
 
     let mut device = fleet.lab.prepare_device().unwrap();
     device.start_guard().unwrap();
@@ -240,5 +244,17 @@ fn s26_a_device_without_a_network_changes_its_software_from_a_stick() {
     })
     .unwrap_or_else(|e| panic!("{e:#}\n{}", fleet.outputs()));
     wait_runs(&fleet, 1);
+
+    fleet.lab.controller.start_again().unwrap();
+    fleet.shoal(&["trust", "push"]);
+    let held = fleet.lab.operator.json(&["get", "releases"]).unwrap();
+    assert_eq!(held["releases"][0]["version"], "9.9.0", "{held:#}");
+    // The builds came with it: a device with a network changes to them.
+    fleet.lab.add_device("site=here").unwrap();
+    let second = fleet.lab.devices.len() - 1;
+    wait_until("the second device's new software to prove itself", LONG, || {
+        Ok(fleet.lab.devices[second].guard_output().contains("version 9.9.0 proved itself").then_some(()))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", fleet.outputs()));
     fleet.lab.stop().unwrap();
 }

@@ -20,7 +20,8 @@ The signing key needs the role `release`; see `shoal trust grant --help`.
 
 Examples:
   shoal release publish agent --build shoal-release_0.2.0_amd64.oci.tar --build shoal-release_0.2.0_arm64.oci.tar --selector ring=canary
-  shoal release publish agent --build shoal-release_0.2.0_amd64.oci.tar --selector '' --yes   # every device")]
+  shoal release publish agent --build shoal-release_0.2.0_amd64.oci.tar --selector '' --yes   # every device
+  shoal release publish agent --build shoal-release_0.2.0_amd64.oci.tar --selector '' --offline   # then: bundle create --releases")]
     Publish(ReleasePublish),
     /// Pack a folder of programs and libraries into a file that `release publish` takes.
     ///
@@ -50,6 +51,9 @@ pub(crate) struct ReleasePublish {
     /// How long devices may accept it for the first time.
     #[arg(long, value_name = "TIME", default_value = "90d")]
     pub(crate) expires: String,
+    /// Ask no controller for anything: sign into the own state, for `shoal bundle create --releases`.
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Only show what would be signed.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -1,5 +1,6 @@
 //! `shoal release`: the devices' own software, read on this machine, signed, and published like anything else.
 
+use super::apply::{own_state, say_alone};
 use super::{Session, duration};
 use crate::args::{Release as Command, ReleasePack, ReleasePublish};
 use crate::error::{CliError, OnPath as _, Result};
@@ -127,7 +128,11 @@ fn publish_release(home: &Home, context: Option<&str>, args: &ReleasePublish) ->
         return Err(CliError::usage(format!("the builds are of several versions: {}", all.join(", "))));
     }
     let s = &Session::open(home.clone(), context)?;
-    let mut trust = trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?;
+    let mut trust = if args.offline {
+        own_state(s)?
+    } else {
+        trust::open(&s.client, &s.home, &s.context, args.signing.adopt.as_ref())?
+    };
     let mut asked = args.yes;
     for attempt in 1..=publish::ATTEMPTS {
         let before = trust.entry_of(EntryKind::Release, &args.name).cloned();
@@ -152,12 +157,22 @@ fn publish_release(home: &Home, context: Option<&str>, args: &ReleasePublish) ->
             return Err(CliError::usage("nothing was signed").hint("answer y, or add --yes"));
         }
         asked = true;
+        let newest = Revision { sequence: release.sequence, digest: sealed.digest };
+        let entry = publish::plain_entry(EntryKind::Release, before.as_ref(), &args.name, newest);
+        if args.offline {
+            let version = publish::keep(&mut trust, ring, &[entry], std::slice::from_ref(&sealed))?;
+            say_alone(version, args.output.format);
+            shown.snapshot = Some(version);
+            return if args.output.format.is_data() {
+                output::data(args.output.format, &shown)
+            } else {
+                Ok(())
+            };
+        }
         for p in &packed {
             let name: Reference = images::reference(&p.build.reference)?;
             images::upload(&s.client, &store, &name, &p.build.manifest)?;
         }
-        let newest = Revision { sequence: release.sequence, digest: sealed.digest };
-        let entry = publish::plain_entry(EntryKind::Release, before.as_ref(), &args.name, newest);
         match publish::publish(&s.client, &mut trust, ring, &[entry], std::slice::from_ref(&sealed)) {
             Ok(accepted) => {
                 shown.snapshot = Some(accepted.snapshot.version);

@@ -16,6 +16,12 @@ const LOOK: &str = "for p in $(find /sys/fs/cgroup/shoal.slice -name cgroup.proc
     $(cat /proc/$p/task/*/status | awk '/^voluntary_ctxt/ {n += $2} END {print n}') $(tr '\\0' ' ' < /proc/$p/cmdline)\"; done; \
     echo \"disk $(awk '{print $5, $7 * 512, $16}' /sys/block/vda/stat)\"; echo \"uptime $(cut -d. -f1 /proc/uptime)\"";
 
+/// From here on the kernel writes down each call that asks for data to be put on disk, and whose it was.
+const WATCH_FLUSHES: &str = "cd /sys/kernel/tracing && echo > trace && echo 1 > options/record-tgid && \
+    for call in fsync fdatasync sync syncfs sync_file_range msync; do echo 1 > events/syscalls/sys_enter_$call/enable || exit 1; done; \
+    echo 1 > tracing_on; sync";
+const FLUSHES: &str = "cd /sys/kernel/tracing && echo 0 > tracing_on && grep ': sys_' trace";
+
 #[derive(Debug, Default)]
 struct Look {
     /// By id: words, PSS in kB, bytes written, wake-ups.
@@ -34,9 +40,12 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
     site.boot(crate::device::guest::Network::Up)?;
     site.wait_online()?;
     site.ok("sleep 90; sync")?;
+    site.ok(WATCH_FLUSHES)?;
     let first = look(&site.ok(LOOK)?)?;
     site.guest()?.run_for(&format!("sleep {SPAN}"), SPAN + 60)?.ok()?;
     let last = look(&site.ok(LOOK)?)?;
+    let asked = flushes(&site.ok(FLUSHES)?);
+    ensure!(asked.values().sum::<u64>() > 0, "the kernel did not even write down this scenario's own sync");
     let span = last.uptime - first.uptime;
     let mut total = 0;
     for (pid, (words, pss, bytes, woken)) in &last.processes {
@@ -44,10 +53,11 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
             first.processes.get(pid).with_context(|| format!("{words} is new"))?;
         total += pss;
         site.note(format!(
-            "idle {words}: PSS {:.1} MiB, {} wake-ups and {} bytes written in {span} s",
+            "idle {words}: PSS {:.1} MiB, {} wake-ups, {} bytes written and {} flushes asked for in {span} s",
             mebi(*pss),
             woken - woken_before,
-            bytes - bytes_before
+            bytes - bytes_before,
+            asked.get(pid).unwrap_or(&0)
         ));
     }
     site.note(format!("idle, all processes of Shoal: PSS {:.1} MiB (budget 12)", mebi(total)));
@@ -68,6 +78,16 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
 #[allow(clippy::cast_precision_loss, reason = "for a table with one decimal")]
 fn mebi(kib: u64) -> f64 {
     kib as f64 / 1024.0
+}
+
+/// How many flushes each process asked for, from the kernel's lines: `sync-801     (    801) [000] .....   310.5: sys_sync()`.
+fn flushes(trace: &str) -> BTreeMap<u64, u64> {
+    let process = |line: &str| line.split_once('(')?.1.split_once(')')?.0.trim().parse().ok();
+    let mut asked = BTreeMap::new();
+    for pid in trace.lines().filter_map(process) {
+        *asked.entry(pid).or_default() += 1;
+    }
+    asked
 }
 
 fn look(text: &str) -> Result<Look> {
@@ -105,5 +125,12 @@ mod tests {
         assert_eq!(look.processes[&12], ("shoal-agent run".to_owned(), 3400, 4096, 17));
         assert_eq!((look.writes, look.bytes, look.flushes, look.uptime), (5, 2048, 3, 99));
         assert!(super::look("process x\n").is_err());
+    }
+
+    #[test]
+    fn flushes_are_counted_by_process() {
+        let trace = "  tokio-rt-worker-412     (    409) [000] .....   310.5: sys_fdatasync(fd: 9)\n \
+                     sync-801     (    801) [000] .....   310.9: sys_sync()\n  x-413     (    409) [001] .....   311.0: sys_fsync(fd: 9)\n";
+        assert_eq!(flushes(trace), BTreeMap::from([(409, 2), (801, 1)]));
     }
 }

@@ -94,13 +94,18 @@ pub(in crate::commands) fn for_bundle(
 fn sign_alone(trust: &mut Trust, ring: &Keyring, items: &Items, format: Format) -> Result<()> {
     let (entries, documents) = items.seal(trust, ring)?;
     let version = publish::keep(trust, ring, &entries, &documents)?;
+    say_alone(version, format);
+    Ok(())
+}
+
+/// Tells where a snapshot is that no controller has.
+pub(in crate::commands) fn say_alone(version: u64, format: Format) {
     if !format.is_data() {
         output::line(&format!("signed without a controller, in snapshot {version}"));
     }
     output::warn(
-        "snapshot and documents are in the own state and this bundle only: when the controller answers again, give them to it with `shoal trust push` before anybody else signs",
+        "snapshot and documents are in the own state and in bundles only: when the controller answers again, give them to it with `shoal trust push` before anybody else signs",
     );
-    Ok(())
 }
 
 /// `shoal rollout undo`: the next revision with the contents of an earlier one, published.

@@ -5,7 +5,7 @@
 mod alone;
 mod items;
 
-pub(super) use alone::{ToBundle, for_bundle, own_state, undo};
+pub(super) use alone::{ToBundle, for_bundle, own_state, say_alone, undo};
 pub(super) use items::own_facts;
 
 use super::{Session, duration, grants, rollout, source};

@@ -20,7 +20,8 @@ use crate::trust::{self, Trust};
 use shoal_controller_core::api;
 use shoal_protocol::codec::{self, Limits};
 use shoal_protocol::envelope::Envelope;
-use shoal_protocol::latest::{Deployment, EntryKind, Kind, Liveness};
+use shoal_protocol::ids::Digest;
+use shoal_protocol::latest::{Deployment, Document, EntryKind, Liveness, Release};
 
 pub(super) fn run(home: &Home, context: Option<&str>, command: &TrustCommand) -> Result<()> {
     let open = || Session::open(home.clone(), context);
@@ -45,19 +46,33 @@ pub(super) fn run(home: &Home, context: Option<&str>, command: &TrustCommand) ->
     }
 }
 
-/// The images of a deployment that was signed without the controller, as far as they are here.
-fn give_images(s: &Session, envelope: &[u8]) -> Result<()> {
+/// The images of a deployment, and the builds of a release, that were signed without the controller, as far as they are here.
+fn give_images(s: &Session, kind: EntryKind, envelope: &[u8]) -> Result<()> {
+    let images: Vec<(String, Digest)> = match kind {
+        EntryKind::Deployment => read::<Deployment>(envelope)?
+            .template
+            .all_containers()
+            .map(|c| (c.image.reference.clone(), c.image.manifest))
+            .collect(),
+        EntryKind::Release => {
+            read::<Release>(envelope)?.builds.into_iter().map(|b| (b.reference, b.manifest)).collect()
+        }
+        EntryKind::Config | EntryKind::Secret => return Ok(()),
+    };
     let store = images::store(&s.home)?;
-    let read = Envelope::parse(envelope)
-        .and_then(|e| codec::decode::<Deployment>(e.payload(), Limits::of_size(Kind::Deployment.size_cap())));
-    let deployment = read.map_err(|e| CliError::failure("an own document cannot be read").because(e))?;
-    for container in deployment.template.all_containers() {
-        let image = &container.image;
-        if store.size(&image.manifest).is_some() {
-            images::upload(&s.client, &store, &images::reference(&image.reference)?, &image.manifest)?;
+    for (reference, manifest) in images {
+        if store.size(&manifest).is_some() {
+            images::upload(&s.client, &store, &images::reference(&reference)?, &manifest)?;
         }
     }
     Ok(())
+}
+
+/// An own document, which was verified before it was kept.
+fn read<T: Document>(envelope: &[u8]) -> Result<T> {
+    Envelope::parse(envelope)
+        .and_then(|e| codec::decode(e.payload(), Limits::of_size(T::KIND.size_cap())))
+        .map_err(|e| CliError::failure("an own document cannot be read").because(e))
 }
 
 /// Signs the snapshot again as it is.
@@ -95,9 +110,7 @@ fn push(s: &Session, handover: bool) -> Result<()> {
             let path = trust.document_path(&revision.digest);
             if path.exists() {
                 let bytes = std::fs::read(&path).on_path("read", &path)?;
-                if entry.kind == EntryKind::Deployment {
-                    give_images(s, &bytes)?;
-                }
+                give_images(s, entry.kind, &bytes)?;
                 documents.push(bytes.into());
             }
         }
