@@ -142,6 +142,9 @@ struct Daemon {
 pub(crate) fn run(layout: &Layout) -> Result<()> {
     follow_guard(layout);
     privilege::become_agent(layout)?;
+    // glibc from 2.43 on asks for 2 MiB pages for every arena on aarch64, for some kilobytes in each. A kernel without such pages
+    // says no to this, and is right too.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let lock = lock::take(&layout.agent_dir())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -7,6 +7,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::pins::Pins;
+use crate::{fetch, layout, paths};
+
 /// One member of an archive.
 pub(super) enum Item<'a> {
     Folder,
@@ -74,6 +77,19 @@ pub(super) fn xz(bytes: &[u8], is_x86: bool) -> Result<Vec<u8>> {
         command.arg("--x86");
     }
     command.arg("--lzma2=preset=9e,dict=16MiB").env_remove("XZ_OPT").env_remove("XZ_DEFAULTS");
+    filter(&mut command, bytes)
+}
+
+/// Zstandard (RFC 8878) in one thread: unpacked five times as fast as xz, for 15 % more bytes. The version is pinned, since the
+/// bytes follow from it.
+pub(super) fn zstd(bytes: &[u8]) -> Result<Vec<u8>> {
+    let pins = Pins::parse("pins/packer-amd64.toml", include_str!("../../pins/packer-amd64.toml"))?;
+    let dir = paths::target()?.join("tools/packer");
+    fetch::install(&pins, "packer layout 1", &dir, |unpacked, new| {
+        layout::take(&unpacked.join("usr/bin/zstd"), &new.join("zstd"))
+    })?;
+    let mut command = Command::new(dir.join("zstd"));
+    command.args(["-19", "--single-thread", "--quiet", "--stdout"]).env_remove("ZSTD_CLEVEL");
     filter(&mut command, bytes)
 }
 

@@ -189,8 +189,10 @@ impl Supervise {
             command = Command::new(program);
             command.args(args).arg(self.layout.root());
         }
-        // Relocated whole at its start, rather than by each container for itself.
-        command.env_clear().env("LD_BIND_NOW", "1").env("SHOAL_IDENTITY", &identity);
+        // Relocated whole at its start, rather than by each container for itself. And no pages of 2 MiB for the allocator's own
+        // (glibc from 2.43 on, aarch64): every container would come to hold some. Guests' memories may have them.
+        command.env_clear().env("LD_BIND_NOW", "1").env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0");
+        command.env("SHOAL_IDENTITY", &identity);
         let confined = self.uids.is_some();
         let child = spawn(None, || {
             let fds = [null.as_fd(), stderr.as_fd(), stderr.as_fd(), theirs.as_fd(), listener.as_fd()];

@@ -10,22 +10,35 @@ use crate::device::site::Site;
 const SPAN: u64 = 300;
 const DAY: u64 = 86_400;
 
-/// A line for each process of Shoal: id, PSS in kB, bytes written, times that it was woken, its words; then the disk's counters.
+/// A line for each process of Shoal: id, PSS in kB and its anonymous part, bytes written, times that it was woken, its words; then
+/// the disk's counters.
 const LOOK: &str = "for p in $(find /sys/fs/cgroup/shoal.slice -name cgroup.procs | xargs cat | sort -n); do \
-    echo \"process $p $(sed -n 's/^Pss: *\\([0-9]*\\) kB/\\1/p' /proc/$p/smaps_rollup) $(sed -n 's/^write_bytes: //p' /proc/$p/io) \
+    echo \"process $p $(awk '/^Pss:/ {all = $2} /^Pss_Anon:/ {own = $2} END {print all, own}' /proc/$p/smaps_rollup) $(sed -n 's/^write_bytes: //p' /proc/$p/io) \
     $(cat /proc/$p/task/*/status | awk '/^voluntary_ctxt/ {n += $2} END {print n}') $(tr '\\0' ' ' < /proc/$p/cmdline)\"; done; \
     echo \"disk $(awk '{print $5, $7 * 512, $16}' /sys/block/vda/stat)\"; echo \"uptime $(cut -d. -f1 /proc/uptime)\"";
 
 /// From here on the kernel writes down each call that asks for data to be put on disk, and whose it was.
-const WATCH_FLUSHES: &str = "cd /sys/kernel/tracing && echo > trace && echo 1 > options/record-tgid && \
-    for call in fsync fdatasync sync syncfs sync_file_range msync; do echo 1 > events/syscalls/sys_enter_$call/enable || exit 1; done; \
+const WATCH_FLUSHES: &str = "set -e; cd /sys/kernel/tracing; [ -e tracing_on ] || mount -t tracefs tracefs .; cd /sys/kernel/tracing; \
+    echo > trace; echo 1 > options/record-tgid; \
+    for call in fsync fdatasync sync syncfs sync_file_range msync; do echo 1 > events/syscalls/sys_enter_$call/enable; done; \
     echo 1 > tracing_on; sync";
 const FLUSHES: &str = "cd /sys/kernel/tracing && echo 0 > tracing_on && grep ': sys_' trace";
 
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    words: String,
+    /// PSS, kB.
+    pss: u64,
+    /// Of it what is nobody else's and no file's.
+    anonymous: u64,
+    written: u64,
+    woken: u64,
+}
+
 #[derive(Debug, Default)]
 struct Look {
-    /// By id: words, PSS in kB, bytes written, wake-ups.
-    processes: BTreeMap<u64, (String, u64, u64, u64)>,
+    /// By id.
+    processes: BTreeMap<u64, Process>,
     writes: u64,
     bytes: u64,
     flushes: u64,
@@ -48,15 +61,16 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
     ensure!(asked.values().sum::<u64>() > 0, "the kernel did not even write down this scenario's own sync");
     let span = last.uptime - first.uptime;
     let mut total = 0;
-    for (pid, (words, pss, bytes, woken)) in &last.processes {
-        let (_, _, bytes_before, woken_before) =
-            first.processes.get(pid).with_context(|| format!("{words} is new"))?;
-        total += pss;
+    for (pid, after) in &last.processes {
+        let before = first.processes.get(pid).with_context(|| format!("{} is new", after.words))?;
+        total += after.pss;
         site.note(format!(
-            "idle {words}: PSS {:.1} MiB, {} wake-ups, {} bytes written and {} flushes asked for in {span} s",
-            mebi(*pss),
-            woken - woken_before,
-            bytes - bytes_before,
+            "idle {}: PSS {:.1} MiB ({:.1} of them anonymous), {} wake-ups, {} bytes written and {} flushes asked for in {span} s",
+            after.words,
+            mebi(after.pss),
+            mebi(after.anonymous),
+            after.woken - before.woken,
+            after.written - before.written,
             asked.get(pid).unwrap_or(&0)
         ));
     }
@@ -98,10 +112,15 @@ fn look(text: &str) -> Result<Look> {
         match words.next() {
             Some("process") => {
                 let pid = number(words.next())?;
-                let (pss, bytes, woken) =
-                    (number(words.next())?, number(words.next())?, number(words.next())?);
+                let [pss, anonymous, written, woken] = [
+                    number(words.next())?,
+                    number(words.next())?,
+                    number(words.next())?,
+                    number(words.next())?,
+                ];
                 let names: Vec<&str> = words.filter_map(|w| w.rsplit('/').next()).take(4).collect();
-                look.processes.insert(pid, (names.join(" "), pss, bytes, woken));
+                let process = Process { words: names.join(" "), pss, anonymous, written, woken };
+                look.processes.insert(pid, process);
             }
             Some("disk") => {
                 (look.writes, look.bytes, look.flushes) =
@@ -120,9 +139,16 @@ mod tests {
 
     #[test]
     fn a_look_is_read() {
-        let text = "process 12 3400 4096 17 /usr/lib/shoal/shoal-agent run \ndisk 5 2048 3\nuptime 99\n";
+        let text = "process 12 3400 900 4096 17 /usr/lib/shoal/shoal-agent run \ndisk 5 2048 3\nuptime 99\n";
         let look = look(text).unwrap();
-        assert_eq!(look.processes[&12], ("shoal-agent run".to_owned(), 3400, 4096, 17));
+        let expected = Process {
+            words: "shoal-agent run".to_owned(),
+            pss: 3400,
+            anonymous: 900,
+            written: 4096,
+            woken: 17,
+        };
+        assert_eq!(look.processes[&12], expected);
         assert_eq!((look.writes, look.bytes, look.flushes, look.uptime), (5, 2048, 3, 99));
         assert!(super::look("process x\n").is_err());
     }
