@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use crate::vm::machine::{Machine, option};
 const BOOT: Duration = Duration::from_mins(4);
 /// Until QEMU ended after the device was told to switch itself off.
 const OFF: Duration = Duration::from_mins(3);
+/// How a program ends whose assertion does not hold: signal(7).
+const SIGABRT: i32 = 6;
 /// Seconds for one command, unless it says otherwise.
 const SECONDS: u64 = 120;
 
@@ -44,6 +47,16 @@ pub(super) struct Setup<'a> {
     pub(super) clock: Option<&'a str>,
     /// Its first process, where that is not systemd.
     pub(super) init: Option<&'a str>,
+}
+
+/// QEMU ended by an assertion of its own: nothing that the device did.
+#[derive(Debug)]
+pub(super) struct EmulatorAborted;
+
+impl std::fmt::Display for EmulatorAborted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("QEMU aborted by itself")
+    }
 }
 
 /// What a command in the device gave.
@@ -120,7 +133,7 @@ impl Guest {
             asked: 0,
             up_after: Duration::ZERO,
         };
-        let word = guest.line(until)?;
+        let word = guest.line(until).map_err(|error| guest.blame(error))?;
         if word != "@ready" {
             bail!("the virtual device's shell said {word:?} first, expected @ready");
         }
@@ -240,6 +253,14 @@ impl Guest {
     fn limit(&self, until: Instant) -> Result<()> {
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         self.shell.get_ref().set_read_timeout(Some(left)).context("limit a wait")
+    }
+
+    /// Says of an error that QEMU came to an end by an assertion of its own, where it did.
+    fn blame(&mut self, error: anyhow::Error) -> anyhow::Error {
+        match self.qemu.try_wait() {
+            Ok(Some(status)) if status.signal() == Some(SIGABRT) => error.context(EmulatorAborted),
+            _ => error,
+        }
     }
 
     fn silence(&self) -> String {

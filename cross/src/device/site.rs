@@ -10,7 +10,7 @@ use serde_json::Value;
 use shoal_lab::{Binaries, Lab};
 use tempfile::TempDir;
 
-use super::guest::{Guest, Network, Ran, Setup};
+use super::guest::{EmulatorAborted, Guest, Network, Ran, Setup};
 use super::image::Image;
 use super::packages::Packages;
 use crate::arch::Arch;
@@ -127,8 +127,16 @@ impl Site {
 
     fn start(&mut self, setup: &Setup<'_>) -> Result<()> {
         self.guest = None;
-        let guest = Guest::boot(&self.machine, &self.image, setup, &self.dir, self.temp.path())?;
-        self.guest = Some(guest);
+        let boot = || Guest::boot(&self.machine, &self.image, setup, &self.dir, self.temp.path());
+        let guest = boot().or_else(|error| {
+            if !error.is::<EmulatorAborted>() {
+                return Err(error);
+            }
+            // Once in some hundred starts on a busy machine. To the device it is one more power cut.
+            output::warn(&format!("{error:#}: started again"));
+            boot()
+        });
+        self.guest = Some(guest?);
         Ok(())
     }
 
