@@ -21,7 +21,7 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
     let desk = Desk { dir: tempfile::tempdir().context("make a temporary folder")? };
     site.import_text("big:1", &big())?;
     site.apply("big", "big:1", "Always", "")?;
-    let first = desk.bundle(site, "first", &["--receipt"])?;
+    let first = desk.bundle(site, "first", &["big", "--receipt"])?;
     let factory = desk.path("factory");
     site.shoal(&["provision", "--count", "1", "--labels", "site=here", "-o", utf8(&factory)?])?;
 
@@ -61,7 +61,7 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
     site.ok(USB)?;
     site.ok("mkdir -p /etc/shoal && touch /etc/shoal/sticks")?;
     site.apply("big", "big:1", "Always", "env: [{name: TURN, value: second}]")?;
-    let second = desk.bundle(site, "second", &["--receipt", "--since", utf8(&first)?])?;
+    let second = desk.bundle(site, "second", &["big", "--receipt", "--since", utf8(&first)?])?;
     let began = Instant::now();
     site.plug(&desk.stick("two", &[&second])?)?;
     site.wait_here("the second revision to run", |s| Ok(s.running("big")?.filter(|n| *n == 2)))?;
