@@ -132,7 +132,7 @@ impl Site {
             if !error.is::<EmulatorAborted>() {
                 return Err(error);
             }
-            // Once in some hundred starts on a busy machine. To the device it is one more power cut.
+            // Seen once, in some sixty starts on a busy machine. To the device it is one more power cut.
             output::warn(&format!("{error:#}: started again"));
             boot()
         });

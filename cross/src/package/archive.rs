@@ -80,7 +80,7 @@ pub(super) fn xz(bytes: &[u8], is_x86: bool) -> Result<Vec<u8>> {
     filter(&mut command, bytes)
 }
 
-/// Zstandard (RFC 8878) in one thread: unpacked five times as fast as xz, for 15 % more bytes. The version is pinned, since the
+/// Zstandard (RFC 8878) in one thread: unpacked five times as fast as xz, for a fifth more bytes. The version is pinned, since the
 /// bytes follow from it.
 pub(super) fn zstd(bytes: &[u8]) -> Result<Vec<u8>> {
     let pins = Pins::parse("pins/packer-amd64.toml", include_str!("../../pins/packer-amd64.toml"))?;

@@ -44,7 +44,7 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
     site.ok("mkdir -p /mnt && mount /dev/vdc /mnt && shoal-agent enroll --offline /mnt/join-0001.shoal")?;
     site.ok("systemctl enable --now shoal-agent")?;
     let began = Instant::now();
-    let take = "shoal-agent sideload /mnt/first.shoal --receipt /mnt --wait 300";
+    let take = "shoal-agent sideload /mnt/first.shoal --receipt /mnt --wait 240";
     site.guest()?.run_for(take, LONG.as_secs())?.ok()?;
     site.wait_here("it to run", |s| s.running("big"))?;
     site.note(format!(
