@@ -63,6 +63,9 @@ pub(crate) fn run(layout: &Layout) -> anyhow::Result<()> {
         log.rest.waited(!ready.is_empty());
         for token in ready {
             if log.handle(token) {
+                // The kernel closes the connection, after this process's memory: to whoever waits for its end,
+                // this process is gone then.
+                std::mem::forget(log);
                 return Ok(());
             }
         }
