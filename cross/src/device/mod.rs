@@ -5,6 +5,7 @@
 mod guest;
 mod image;
 mod monitor;
+mod operator;
 mod packages;
 mod scenarios;
 mod site;

@@ -1,5 +1,6 @@
 //! The packages that a virtual device is given: built, or taken as they are; and the same in a later version.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,6 +73,21 @@ impl Packages {
             process::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(tree))?;
         }
         Ok(tree.join("usr/lib/shoal"))
+    }
+
+    /// Both packages as a release is: the files, and the SHA-256 of their list of checksums, written to `list`.
+    pub(super) fn release(&self, list: &Path) -> Result<(Vec<PathBuf>, String)> {
+        let mut files =
+            vec![self.agent.clone(), self.compiler.clone(), paths::workspace().join("deploy/install.sh")];
+        let mut sums = String::new();
+        for file in &files {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            // Writing to a String cannot fail.
+            let _ = writeln!(sums, "{}  {name}", fetch::sha256(file)?);
+        }
+        fs::write(list, sums).with_context(|| format!("write {}", list.display()))?;
+        files.push(list.to_owned());
+        Ok((files, fetch::sha256(list)?))
     }
 
     /// A disk that is a tar file: `agent.deb`, `compiler.deb`, and `newer.deb`, the agent's in a later version.

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::guest::{EmulatorAborted, Guest, Network, Ran, Setup};
 use super::image::Image;
 use super::packages::Packages;
+use super::stick;
 use crate::arch::Arch;
 use crate::vm::machine::Machine;
 use crate::{output, paths};
@@ -31,7 +32,7 @@ pub(super) struct Site {
     /// How many power cuts.
     pub(super) cuts: u32,
     /// Its id, once it has one: the controller may know of others from before.
-    device: Option<String>,
+    pub(super) device: Option<String>,
     /// What the last scenario measured, for the table.
     pub(super) notes: Vec<String>,
     machine: Machine,
@@ -40,7 +41,7 @@ pub(super) struct Site {
     guest: Option<Guest>,
     /// The device's disk, the disk with the packages, logs.
     dir: PathBuf,
-    temp: TempDir,
+    pub(super) temp: TempDir,
 }
 
 impl Site {
@@ -174,13 +175,31 @@ impl Site {
         serde_json::from_str(&text).with_context(|| format!("{script}: its output is not JSON:\n{text}"))
     }
 
-    /// Installs what is named of `agent`, `compiler` and `newer`.
+    /// Brings the packages `agent`, `compiler` and `newer` to the device's disk.
+    pub(super) fn bring_packages(&mut self) -> Result<()> {
+        self.ok("tar -xf /dev/vdb -C /root").map(drop)
+    }
+
+    /// Installs what is named of them.
     pub(super) fn install(&mut self, names: &[&str]) -> Result<String> {
+        self.bring_packages()?;
+        self.dpkg(names)
+    }
+
+    /// Installs what was brought already.
+    pub(super) fn dpkg(&mut self, names: &[&str]) -> Result<String> {
         let files: String = names.iter().flat_map(|name| [" /root/", name, ".deb"]).collect();
-        let script = format!(
-            "tar -xf /dev/vdb -C /root && dpkg -i{files} 2>&1; code=$?; rm -f /root/*.deb; exit $code"
-        );
+        let script = format!("dpkg -i{files} 2>&1; code=$?; rm -f /root/*.deb; exit $code");
         self.guest()?.run_for(&script, 400)?.ok()
+    }
+
+    /// A stick with the packages as a release is, and the SHA-256 of their list of checksums.
+    pub(super) fn release(&self) -> Result<(PathBuf, String)> {
+        let (files, sum) = self.packages.release(&self.temp.path().join("SHA256SUMS"))?;
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let disk = self.temp.path().join("release.raw");
+        stick::make(&disk, &files)?;
+        Ok((disk, sum))
     }
 
     /// The device's programs, unpacked below `tree`.
@@ -197,68 +216,6 @@ impl Site {
         self.guest()?.put("/root/join.shoal", &bytes)
     }
 
-    /// Runs the operator's command line.
-    pub(super) fn shoal(&self, args: &[&str]) -> Result<String> {
-        self.lab.operator.run(args)?.ok()
-    }
-
-    /// Imports a module as an image.
-    pub(super) fn import(&self, reference: &str, module: &[u8]) -> Result<()> {
-        let path = self.temp.path().join("module.wasm");
-        fs::write(&path, module).context("write a module")?;
-        self.shoal(&["image", "import", utf8(&path)?, reference]).map(drop)
-    }
-
-    /// Imports a module from its text form.
-    pub(super) fn import_text(&self, reference: &str, text: &str) -> Result<()> {
-        self.import(reference, &wat::parse_str(text).context("assemble a module")?)
-    }
-
-    /// Imports the example that prints a numbered line a second.
-    pub(super) fn import_sensor(&self) -> Result<()> {
-        let path = paths::workspace().join("deploy/apps/prebuilt/sensor.wasm");
-        self.import("sensor:1", &fs::read(&path).with_context(|| format!("read {}", path.display()))?)
-    }
-
-    /// Signs and uploads a deployment of one container for the device; `extra` is YAML below the container.
-    pub(super) fn apply(&self, name: &str, image: &str, restart: &str, extra: &str) -> Result<()> {
-        let extra: String = extra.lines().flat_map(|line| ["          ", line, "\n"]).collect();
-        let text = format!(
-            "apiVersion: shoal/v1\nkind: Deployment\nmetadata:\n  name: {name}\nspec:\n  selector:\n    matchLabels:\n      \
-             site: here\n  logs: tail\n  template:\n    spec:\n      restartPolicy: {restart}\n      containers:\n        - \
-             name: main\n          image: {image}\n{extra}"
-        );
-        let path = self.temp.path().join("app.yaml");
-        fs::write(&path, text).context("write a deployment")?;
-        self.shoal(&["apply", "-f", utf8(&path)?, "--yes"]).map(drop)
-    }
-
-    /// All pods of a deployment, as the controller knows them.
-    pub(super) fn pods(&self, deployment: &str) -> Result<Vec<Value>> {
-        let all = self.lab.operator.json(&["get", "pods"])?;
-        let pods = all["pods"].as_array().context("`shoal get pods` gave no list")?;
-        let ours = |pod: &&Value| {
-            pod["deployment"] == deployment && self.device.as_ref().is_none_or(|id| pod["device"] == **id)
-        };
-        Ok(pods.iter().filter(ours).cloned().collect())
-    }
-
-    /// Waits until a pod of this deployment is as wanted.
-    pub(super) fn wait_pod(&self, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Result<Value> {
-        let mut last = Value::Null;
-        wait(what, || {
-            let pods = self.pods(name)?;
-            last = pods.first().cloned().unwrap_or_default();
-            Ok(pods.into_iter().find(|pod| good(pod)))
-        })
-        .with_context(|| format!("last seen of {name}: {last:#}"))
-    }
-
-    /// Waits until the controller has heard that this deployment runs, or ended well.
-    pub(super) fn wait_runs(&self, name: &str) -> Result<Value> {
-        self.wait_pod(name, &format!("{name} to run"), runs)
-    }
-
     /// Waits until the controller hears from the device.
     pub(super) fn wait_online(&mut self) -> Result<Value> {
         let id = self.id()?;
@@ -269,17 +226,12 @@ impl Site {
         })
     }
 
-    fn id(&mut self) -> Result<String> {
+    /// The device's id, by its own word.
+    pub(super) fn id(&mut self) -> Result<String> {
         if self.device.is_none() {
             self.device = self.status()?["device"].as_str().map(str::to_owned);
         }
         self.device.clone().context("the device has no identity")
-    }
-
-    /// What the controller knows of the device.
-    pub(super) fn described(&mut self) -> Result<Value> {
-        let id = self.id()?;
-        self.lab.operator.json(&["describe", "device", &id])
     }
 
     /// What the device says of itself.

@@ -8,16 +8,20 @@ use anyhow::{Context as _, Result};
 
 use crate::{layout, process};
 
+/// For the file system itself, and for what the device writes to it, in bytes.
+const ROOM: u64 = 16 << 20;
+
 /// A new one with these files at its top.
 pub(super) fn make(disk: &Path, files: &[&Path]) -> Result<()> {
     let filled = tempfile::tempdir().context("make a temporary folder")?;
+    let mut bytes = ROOM;
     for file in files {
         let name = file.file_name().context("a file without a name")?;
-        fs::copy(file, filled.path().join(name)).with_context(|| format!("copy {}", file.display()))?;
+        bytes +=
+            fs::copy(file, filled.path().join(name)).with_context(|| format!("copy {}", file.display()))?;
     }
-    process::run(
-        tool("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(filled.path()).arg(disk).arg("16M"),
-    )
+    let size = format!("{}K", bytes.div_ceil(1024));
+    process::run(tool("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(filled.path()).arg(disk).arg(size))
 }
 
 /// Everything that is on it now.

@@ -15,8 +15,9 @@ pub(super) fn install(site: &mut Site) -> Result<()> {
     site.note(format!("QEMU's start to a usable shell: {up:.1} s"));
     site.join("site=here")?;
     site.ok("systemctl is-system-running --wait || systemctl --failed")?;
+    site.bring_packages()?;
     let began = Instant::now();
-    let said = site.install(&["agent", "compiler"])?;
+    let said = site.dpkg(&["agent", "compiler"])?;
     ensure!(!said.contains("warning") && !said.contains("rror"), "dpkg said:\n{said}");
     let installed = began.elapsed().as_secs_f64();
     for unit in ["shoal-guard", "shoal-agent"] {

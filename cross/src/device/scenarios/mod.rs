@@ -3,6 +3,7 @@
 mod basics;
 mod cuts;
 mod idle;
+mod installer;
 mod limits;
 mod offline;
 mod plain_init;
@@ -31,7 +32,7 @@ const fn of(name: &'static str, what: &'static str, run: fn(&mut Site) -> Result
     Scenario { name, what, base: false, smoke: false, run }
 }
 
-pub(super) const SCENARIOS: [Scenario; 18] = [
+pub(super) const SCENARIOS: [Scenario; 19] = [
     Scenario {
         base: true,
         smoke: true,
@@ -59,6 +60,11 @@ pub(super) const SCENARIOS: [Scenario; 18] = [
     of("idle", "memory, writes and wake-ups of a device with nothing to do", idle::run),
     of("release", "S26: a signed release in the packages' place, and the way back", software::run),
     of("removal", "removed: nothing runs, state stays; purged: nothing stays", removal::run),
+    of(
+        "installer",
+        "install.sh alone, from a stick: verified, installed, enrolled, online; and removed",
+        installer::run,
+    ),
     of("sideload", "no network at all: deployed, updated, undone and reported by sticks", sticks::run),
     of("plain-init", "without systemd: an init script, from start to stop-all", plain_init::run),
 ];

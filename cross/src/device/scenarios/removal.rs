@@ -19,6 +19,11 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
     ensure!(site.status()?["device"] == identity, "the device has another identity after the removal");
     site.wait_online()?;
     site.guest()?.run_for("dpkg -P shoal-compiler shoal-agent 2>&1", 200)?.ok()?;
+    nothing_left(site)
+}
+
+/// Of what was purged.
+pub(super) fn nothing_left(site: &mut Site) -> Result<()> {
     let left = site.ok(&format!(
         "{LEFT}; ls -d /var/lib/shoal /var/log/shoal /etc/shoal /run/shoal /usr/lib/shoal 2> /dev/null; true"
     ))?;

@@ -17,6 +17,8 @@ use crate::device::stick;
 /// What stands for the bus of a stick: the device's kernel is one for clouds, and has no USB.
 const USB: &str = "printf 'SUBSYSTEM==\"block\", KERNEL==\"vd[c-z]\", ENV{ID_BUS}=\"usb\"\\n' > /etc/udev/rules.d/59-usb.rules; udevadm control --reload";
 
+const PROVEN: &str = "journalctl -b --no-pager -u shoal-guard | grep -q 'the same on this CPU'";
+
 pub(super) fn run(site: &mut Site) -> Result<()> {
     let desk = Desk { dir: tempfile::tempdir().context("make a temporary folder")? };
     site.import_text("big:1", &big())?;
@@ -43,6 +45,10 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
     site.plug(&desk.stick("one", &[&first, &join])?)?;
     site.ok("mkdir -p /mnt && mount /dev/vdc /mnt && shoal-agent enroll --offline /mnt/join-0001.shoal")?;
     site.ok("systemctl enable --now shoal-agent")?;
+    // Once in a device's life, and before any code of its counts.
+    let began = Instant::now();
+    site.wait_here("the engine's proof", |s| Ok((s.run(PROVEN)?.code == 0).then_some(())))?;
+    site.note(format!("the engine proved itself within {:.1} s more", began.elapsed().as_secs_f64()));
     let began = Instant::now();
     let take = "shoal-agent sideload /mnt/first.shoal --receipt /mnt --wait 240";
     site.guest()?.run_for(take, LONG.as_secs())?.ok()?;
