@@ -13,7 +13,7 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
     site.join("site=installed")?;
     let (stick, sum) = site.release()?;
     site.plug(&stick)?;
-    site.ok("mount -o ro /dev/vdc /mnt")?;
+    site.ok("mkdir -p /mnt && mount -o ro /dev/vdc /mnt")?;
     let other: String = sum.chars().rev().collect();
     let refused = site.run(&format!("sh /mnt/install.sh --sums {other} --join /root/join.shoal 2>&1"))?;
     ensure!(refused.code == 3, "with another list it ended with {}:\n{}", refused.code, refused.out);
