@@ -4,9 +4,9 @@
 
 use crate::error::{CliError, OnPath as _, Result};
 use age::secrecy::SecretString;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -16,6 +16,8 @@ pub(crate) const VARIABLE: &str = "SHOAL_PASSPHRASE";
 /// The least length of a new passphrase, in characters.
 const LEAST: usize = 8;
 const MOST: u64 = 4096;
+/// The longest line that is typed, in bytes.
+const LINE: usize = 1000;
 
 /// Where passphrases come from, as the command line says.
 #[derive(Debug, Clone, Default)]
@@ -114,19 +116,43 @@ fn ask(question: &str) -> Result<Zeroizing<String>> {
     let terminal = File::options().read(true).write(true).open(path).map_err(no_terminal)?;
     let before = tcgetattr(&terminal).map_err(|e| no_terminal(e.into()))?;
     let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
+    // Ctrl-C comes as a byte, too: as a signal it would end this process and leave the terminal silent.
+    silent.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+    silent.special_codes[SpecialCodeIndex::VMIN] = 1;
+    silent.special_codes[SpecialCodeIndex::VTIME] = 0;
     tcsetattr(&terminal, OptionalActions::Flush, &silent).map_err(|e| no_terminal(e.into()))?;
     let quiet = Quiet { terminal: &terminal, before };
     (&terminal).write_all(question.as_bytes()).map_err(no_terminal)?;
-    let mut line = Zeroizing::new(String::with_capacity(1024));
-    let read = BufReader::new((&terminal).take(1000)).read_line(&mut line);
+    let line = typed((&terminal).bytes());
     drop(quiet);
     // The newline that was typed was not shown.
     let _ = (&terminal).write_all(b"\n");
-    read.map_err(no_terminal)?;
-    let end = line.trim_end_matches(['\r', '\n']).len();
-    line.truncate(end);
-    if line.is_empty() { Err(CliError::usage("no passphrase was typed")) } else { Ok(line) }
+    line
+}
+
+/// A line as it is typed, with what terminals take for "one back", "from the start" and "stop".
+fn typed(bytes: impl Iterator<Item = std::io::Result<u8>>) -> Result<Zeroizing<String>> {
+    let mut line = Zeroizing::new(Vec::with_capacity(LINE));
+    for byte in bytes {
+        match byte.map_err(|e| CliError::usage("the terminal is gone").because(e))? {
+            b'\n' | b'\r' | 0x04 => break,
+            0x03 => return Err(CliError::usage("interrupted")),
+            0x08 | 0x7f => {
+                // A character of UTF-8 goes with all its bytes.
+                while line.pop().is_some_and(|b| b & 0xc0 == 0x80) {}
+            }
+            0x15 => line.clear(),
+            _ if line.len() == LINE => {
+                return Err(CliError::usage(format!("more than {LINE} bytes were typed")));
+            }
+            other => line.push(other),
+        }
+    }
+    match std::str::from_utf8(&line) {
+        Ok("") => Err(CliError::usage("no passphrase was typed")),
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(e) => Err(CliError::usage("what was typed is not UTF-8").because(e)),
+    }
 }
 
 #[cfg(test)]
@@ -148,5 +174,29 @@ mod tests {
         assert!(source.of("k").unwrap_err().render().contains("is empty"));
         std::fs::write(&path, "x".repeat(5000)).unwrap();
         assert!(source.of("k").unwrap_err().render().contains("more than a passphrase"));
+    }
+
+    #[test]
+    fn a_typed_line_can_be_mended_and_given_up() {
+        let of = |keys: &[u8]| typed(keys.iter().map(|b| Ok(*b)));
+        for (keys, line) in [
+            (&b"correct\nmore"[..], "correct"),
+            (b"corg\x7frect\r", "correct"),
+            ("café\x08e\n".as_bytes(), "cafe"),
+            (b"wrong\x15right\n", "right"),
+            (b"\x7f\x7fend\x04", "end"),
+        ] {
+            assert_eq!(*of(keys).unwrap(), line);
+        }
+        for (keys, why) in [
+            (&b"half\x03"[..], "interrupted"),
+            (b"\n", "no passphrase"),
+            (b"", "no passphrase"),
+            (b"\xff\n", "not UTF-8"),
+            (&[b'x'; LINE + 1], "more than"),
+        ] {
+            let said = of(keys).unwrap_err().render();
+            assert!(said.contains(why), "{said}");
+        }
     }
 }
