@@ -415,10 +415,13 @@ check_release() {
 has_systemd() { [ -d /run/systemd/system ] && command -v systemctl > /dev/null 2>&1; }
 
 install_debs() {
-    # Together: one depends on the other.
-    # shellcheck disable=SC2086 # names of ours, without blanks
-    (cd "$work" && for file in $packages; do printf './%s\n' "$file"; done | xargs dpkg -i) ||
-        die 1 'dpkg could not install the packages'
+    # Together: one depends on the other. Not by xargs: busybox's would take busybox's own dpkg.
+    (
+        cd "$work" || exit 1
+        set --
+        for file in $packages; do set -- "$@" "./$file"; done
+        dpkg -i "$@"
+    ) || die 1 'dpkg could not install the packages'
 }
 
 install_tars() {
