@@ -55,7 +55,7 @@ const MASKED: [&str; 19] = [
 ];
 
 /// Commands that busybox stands in for.
-const BUSYBOX: [&str; 30] = [
+const BUSYBOX: [&str; 28] = [
     "awk",
     "blockdev",
     "dmesg",
@@ -71,9 +71,7 @@ const BUSYBOX: [&str; 30] = [
     "lsof",
     "mountpoint",
     "nc",
-    "pgrep",
     "pidof",
-    "pkill",
     "poweroff",
     "ps",
     "route",

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::removal::LEFT;
 use crate::device::guest::Network;
 use crate::device::site::{Site, wait};
 use crate::paths;
@@ -33,9 +34,9 @@ pub(super) fn run(site: &mut Site) -> Result<()> {
         "{before:?} became {after:?} when the guard was restarted"
     );
     site.ok("/etc/init.d/shoal stop")?;
-    let left = site.ok("pgrep -f /usr/lib/shoal; find /sys/fs/cgroup -name 'shoal*' -type d; true")?;
+    let left = site.ok(LEFT)?;
+    ensure!(left.trim().is_empty(), "after stop there is\n{left}");
     ensure!(site.run(&format!("test -d /proc/{pid}"))?.code != 0, "the container still runs after stop");
-    site.note(format!("left after stop: {:?}", left.split_whitespace().collect::<Vec<_>>()));
     site.ok("/etc/init.d/shoal start")?;
     site.wait_here("it to run again", |s| s.running("plain"))?;
     site.cut();

@@ -4,11 +4,16 @@ use anyhow::{Result, ensure};
 
 use crate::device::site::Site;
 
-const LEFT: &str =
-    "pgrep -f /usr/lib/shoal; ls -d /sys/fs/cgroup/shoal.slice/shoal-payload.service 2> /dev/null; true";
+/// What runs of the packages, and the containers' groups.
+pub(super) const LEFT: &str = "readlink /proc/[0-9]*/exe | grep /usr/lib/shoal; find /sys/fs/cgroup -mindepth 2 -path '*shoal*' -type d; true";
 
 pub(super) fn run(site: &mut Site) -> Result<()> {
     let identity = site.status()?["device"].clone();
+    let all = site.ok(LEFT)?;
+    ensure!(
+        ["shoal-agent", "shoal-guard", "engine/run/", "shoal-payload"].iter().all(|name| all.contains(name)),
+        "of what should run there is only\n{all}"
+    );
     site.guest()?.run_for("dpkg -r shoal-compiler shoal-agent 2>&1", 200)?.ok()?;
     let left = site.ok(LEFT)?;
     ensure!(left.trim().is_empty(), "after the removal there is\n{left}");
