@@ -89,6 +89,37 @@ const BUSYBOX: [&str; 28] = [
 /// Papers that nobody reads on it.
 const DROPPED: [&str; 7] = ["doc", "man", "locale", "info", "lintian", "bug", "bash-completion"];
 
+/// Which Debian a device has: its kernel is the newer one's in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Suite {
+    /// Debian 13, systemd 257
+    Trixie,
+    /// Debian 12, systemd 252
+    Bookworm,
+}
+
+impl Suite {
+    /// Its pin file, for devices of this architecture.
+    fn pins(self, arch: Arch) -> (&'static str, &'static str) {
+        macro_rules! pins {
+            ($name:literal) => {
+                (concat!("pins/", $name), include_str!(concat!("../../pins/", $name)))
+            };
+        }
+        match (self, arch) {
+            (Self::Trixie, Arch::X86_64) => pins!("device-amd64.toml"),
+            (Self::Trixie, Arch::Aarch64) => pins!("device-arm64.toml"),
+            (Self::Bookworm, Arch::X86_64) => pins!("device-bookworm-amd64.toml"),
+            (Self::Bookworm, Arch::Aarch64) => pins!("device-bookworm-arm64.toml"),
+        }
+    }
+
+    /// As it is in the names of folders.
+    pub(super) fn suffix(self) -> &'static str {
+        if self == Self::Bookworm { "-bookworm" } else { "" }
+    }
+}
+
 /// A disk image and the initramfs that starts it.
 pub(crate) struct Image {
     dir: PathBuf,
@@ -96,16 +127,13 @@ pub(crate) struct Image {
 
 impl Image {
     /// Makes them where they are missing or not what they should be.
-    pub(crate) fn ensure(arch: Arch, machine: &Machine) -> Result<Self> {
-        let (name, text) = match arch {
-            Arch::X86_64 => ("pins/device-amd64.toml", include_str!("../../pins/device-amd64.toml")),
-            Arch::Aarch64 => ("pins/device-arm64.toml", include_str!("../../pins/device-arm64.toml")),
-        };
+    pub(super) fn ensure(arch: Arch, suite: Suite, machine: &Machine) -> Result<Self> {
+        let (name, text) = suite.pins(arch);
         let pins = Pins::parse(name, text)?;
         if !process::is_installed("mke2fs") {
             bail!("`mke2fs` is not installed (package e2fsprogs): the virtual device's disk is made with it");
         }
-        let dir = paths::target()?.join("tools").join(format!("device-{}", arch.name()));
+        let dir = paths::target()?.join("tools").join(format!("device-{}{}", arch.name(), suite.suffix()));
         let mut recipe = format!(
             "{LAYOUT} {SIZE} {MASKED:?} {BUSYBOX:?} {DROPPED:?} {UNITS:?}{INIT}{SHELL}{INITTAB}{RC}{NET}"
         );
@@ -157,6 +185,7 @@ fn fill(root: &Path, arch: Arch, pins: &Pins) -> Result<()> {
             fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
         }
     }
+    merge_usr(root)?;
     let write = |path: &str, text: &str| -> Result<()> {
         let path = root.join(path);
         layout::create(path.parent().unwrap_or(root))?;
@@ -203,6 +232,20 @@ fn fill(root: &Path, arch: Arch, pins: &Pins) -> Result<()> {
     // For a device without systemd: the name makes it the first process.
     link("/usr/bin/busybox", "usr/lib/lab/init")?;
     books(root, arch, pins)
+}
+
+/// Debian 12 has `/bin` and its like as links into `/usr`, and its packages do not know of that.
+fn merge_usr(root: &Path) -> Result<()> {
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        let (top, merged) = (root.join(name), root.join("usr").join(name));
+        if !top.is_symlink() && top.is_dir() {
+            layout::create(&merged)?;
+            process::run(Command::new("cp").arg("-a").arg(top.join(".")).arg(&merged))?;
+            fs::remove_dir_all(&top).with_context(|| format!("remove {}", top.display()))?;
+            symlink(format!("usr/{name}"), &top).with_context(|| format!("link {}", top.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// What dpkg would know had it installed the packages itself.
@@ -274,12 +317,12 @@ mod tests {
 
     #[test]
     fn both_architectures_have_the_same_packages() {
-        let names = |text: &str| -> Vec<String> {
-            Pins::parse("x", text).unwrap().packages.into_iter().map(|p| p.name).collect()
-        };
-        assert_eq!(
-            names(include_str!("../../pins/device-amd64.toml")),
-            names(include_str!("../../pins/device-arm64.toml"))
-        );
+        for suite in [Suite::Trixie, Suite::Bookworm] {
+            let names = |arch| -> Vec<String> {
+                let (name, text) = suite.pins(arch);
+                Pins::parse(name, text).unwrap().packages.into_iter().map(|p| p.name).collect()
+            };
+            assert_eq!(names(Arch::X86_64), names(Arch::Aarch64));
+        }
     }
 }

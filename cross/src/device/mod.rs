@@ -22,6 +22,7 @@ use crate::arch::Arch;
 use crate::assemble::assemble;
 use crate::engine::Profile;
 use crate::{output, paths};
+use image::Suite;
 use packages::Packages;
 use scenarios::{SCENARIOS, Scenario};
 use site::Site;
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// The device's architecture; both if left out
     #[arg(long, value_enum)]
     arch: Option<Arch>,
+    /// The device's Debian
+    #[arg(long, value_enum, default_value_t = Suite::Trixie)]
+    suite: Suite,
     /// Only these scenarios, after those that make a device; all if left out
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
@@ -97,7 +101,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let mut outcomes = Vec::new();
     for arch in archs {
         let packages = Packages::ensure(arch, args.packages.as_deref(), args.light)?;
-        outcomes.extend(run(arch, &bins, &packages, &selected, args.cuts)?);
+        outcomes.extend(run((arch, args.suite), &bins, &packages, &selected, args.cuts)?);
     }
     output::result(&table(&outcomes));
     let failed = outcomes.iter().filter(|outcome| outcome.failed.is_some()).count();
@@ -118,20 +122,21 @@ pub(crate) fn check(arch: Arch, full: bool, bins: &Path) -> Result<Vec<Outcome>>
     }
     let selected: Vec<&Scenario> = SCENARIOS.iter().filter(|s| s.smoke || full).collect();
     let packages = Packages::ensure(arch, None, !full)?;
-    run(arch, &Binaries::in_dir(bins)?, &packages, &selected, if full { 50 } else { 1 })
+    run((arch, Suite::Trixie), &Binaries::in_dir(bins)?, &packages, &selected, if full { 50 } else { 1 })
 }
 
 fn run(
-    arch: Arch,
+    (arch, suite): (Arch, Suite),
     bins: &Binaries,
     packages: &Packages,
     selected: &[&Scenario],
     cuts: u32,
 ) -> Result<Vec<Outcome>> {
-    let mut site = Site::new(arch, bins, packages, cuts)?;
+    let mut site = Site::new((arch, suite), bins, packages, cuts)?;
     let mut outcomes = Vec::new();
+    let kind = format!("{}{}", arch.name(), suite.suffix());
     for scenario in selected {
-        output::step("scenario", &format!("{} {}: {}", arch.name(), scenario.name, scenario.what));
+        output::step("scenario", &format!("{kind} {}: {}", scenario.name, scenario.what));
         let began = Instant::now();
         site.notes.clear();
         let result = (scenario.run)(&mut site);
@@ -142,7 +147,7 @@ fn run(
             site.keep_logs(scenario.name);
         }
         let broken = failed.is_some();
-        let name = format!("{} {}", arch.name(), scenario.name);
+        let name = format!("{kind} {}", scenario.name);
         outcomes.push(Outcome { name, failed, seconds, notes: site.notes.clone() });
         if broken && scenario.base {
             // Nothing that follows has a device to work on.
@@ -155,7 +160,7 @@ fn run(
     }
     for missing in &selected[outcomes.len()..] {
         let failed = Some("not run: the device was lost before".to_owned());
-        let name = format!("{} {}", arch.name(), missing.name);
+        let name = format!("{kind} {}", missing.name);
         outcomes.push(Outcome { name, failed, seconds: 0.0, notes: Vec::new() });
     }
     Ok(outcomes)

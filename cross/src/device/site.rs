@@ -11,7 +11,7 @@ use shoal_lab::{Binaries, Lab};
 use tempfile::TempDir;
 
 use super::guest::{EmulatorAborted, Guest, Network, Ran, Setup};
-use super::image::Image;
+use super::image::{Image, Suite};
 use super::packages::Packages;
 use super::stick;
 use crate::arch::Arch;
@@ -46,10 +46,15 @@ pub(super) struct Site {
 
 impl Site {
     /// A controller without devices, and a device that was never switched on.
-    pub(super) fn new(arch: Arch, bins: &Binaries, packages: &Packages, cuts: u32) -> Result<Self> {
+    pub(super) fn new(
+        (arch, suite): (Arch, Suite),
+        bins: &Binaries,
+        packages: &Packages,
+        cuts: u32,
+    ) -> Result<Self> {
         let machine = Machine::ensure(arch)?;
-        let image = Image::ensure(arch, &machine)?;
-        let dir = paths::target()?.join("vm").join(format!("device-{}", arch.name()));
+        let image = Image::ensure(arch, suite, &machine)?;
+        let dir = paths::target()?.join("vm").join(format!("device-{}{}", arch.name(), suite.suffix()));
         if dir.exists() {
             fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
         }
