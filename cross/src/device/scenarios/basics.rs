@@ -72,6 +72,8 @@ pub(super) fn no_compiler(site: &mut Site) -> Result<()> {
 
 /// What systemd knows of the services, and where the container is.
 pub(super) fn units(site: &mut Site) -> Result<()> {
+    let version = site.ok("systemctl --version | head -1")?;
+    site.note(version.trim().to_owned());
     for unit in ["shoal-guard", "shoal-agent"] {
         let shown = site.ok(&format!(
             "systemctl show {unit} -p Type,WatchdogUSec,ActiveState,SubState,NRestarts,StatusText,NotifyAccess,WatchdogTimestampMonotonic"

@@ -4,14 +4,18 @@ use anyhow::{Result, ensure};
 
 use crate::device::site::Site;
 
-/// What runs of the packages, and the containers' groups.
-pub(super) const LEFT: &str = "readlink /proc/[0-9]*/exe | grep /usr/lib/shoal; find /sys/fs/cgroup -mindepth 2 -path '*shoal*' -type d; true";
+/// What runs of the packages, or of a release in their place, and the groups of containers and services; but for the guard's
+/// own, which systemd 252 leaves behind empty.
+pub(super) const LEFT: &str = "readlink /proc/[0-9]*/exe | grep shoal; \
+     find /sys/fs/cgroup -mindepth 2 -path '*shoal*' -type d ! -name shoal-guard.service; true";
 
 pub(super) fn run(site: &mut Site) -> Result<()> {
     let identity = site.status()?["device"].clone();
     let all = site.ok(LEFT)?;
     ensure!(
-        ["shoal-agent", "shoal-guard", "engine/run/", "shoal-payload"].iter().all(|name| all.contains(name)),
+        ["/shoal-agent", "/shoal-guard", "engine/run/", "shoal-payload"]
+            .iter()
+            .all(|name| all.contains(name)),
         "of what should run there is only\n{all}"
     );
     site.guest()?.run_for("dpkg -r shoal-compiler shoal-agent 2>&1", 200)?.ok()?;
