@@ -123,6 +123,10 @@ fn ask(question: &str) -> Result<Zeroizing<String>> {
     tcsetattr(&terminal, OptionalActions::Flush, &silent).map_err(|e| no_terminal(e.into()))?;
     let quiet = Quiet { terminal: &terminal, before };
     (&terminal).write_all(question.as_bytes()).map_err(no_terminal)?;
+    #[allow(
+        clippy::unbuffered_bytes,
+        reason = "keys come one by one, and a buffer would keep a copy of them"
+    )]
     let line = typed((&terminal).bytes());
     drop(quiet);
     // The newline that was typed was not shown.
