@@ -171,6 +171,13 @@ impl ContainerRecord {
         self.attempt
     }
 
+    /// Supervise answered that it did not begin this attempt: its number goes to the next one.
+    pub fn not_begun(&mut self, attempt: u64) {
+        if self.attempt == attempt {
+            self.attempt = attempt.saturating_sub(1);
+        }
+    }
+
     /// Supervise started it, or is found running it.
     pub fn started(&mut self, attempt: u64, at: Timestamp) {
         self.attempt = self.attempt.max(attempt);

@@ -144,6 +144,10 @@ impl Daemon {
                 // The ticket is on its way, somebody else started it, or the answer was lost: supervise knows.
                 let unsure = ["not_admitted", "conflict", "guard_unavailable"].contains(&code.as_str());
                 let Some(record) = observed.record.container_mut(&name) else { return };
+                if ["not_admitted", "conflict", Code::CacheChanged.as_str()].contains(&code.as_str()) {
+                    record.not_begun(attempt);
+                    self.world.dirty.insert(pod);
+                }
                 if code == Code::CacheChanged.as_str() {
                     observed.staged = false;
                 } else if unsure {

@@ -382,6 +382,20 @@ fn init_containers_start_one_after_the_other_and_the_others_after_them() {
 }
 
 #[test]
+fn a_start_that_was_not_begun_costs_no_attempt() {
+    let d = desired("web", 1, Standing::Candidate);
+    let mut pod = observed(&d);
+    let record = pod.record.container_mut(&"main".parse().unwrap()).unwrap();
+    let first = record.begin_attempt();
+    record.not_begun(first);
+    assert_eq!(record.begin_attempt(), first);
+    // Its process was found meanwhile, as another attempt: that one counts.
+    record.adopted(first + 1, T0);
+    record.not_begun(first);
+    assert_eq!(record.begin_attempt(), first + 2);
+}
+
+#[test]
 fn a_healthy_container_that_is_not_ready_is_not_healthy_now() {
     let d = desired("web", 1, Standing::Candidate);
     let mut pod = healthy(&d, T0);
