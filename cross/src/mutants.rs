@@ -29,16 +29,7 @@ const AREAS: [Area; 2] = [
         name: "verifier",
         package: "shoal-protocol",
         files: &["protocol/src/verify/*.rs", "protocol/src/envelope.rs"],
-        tests: &[
-            "--test=attacks",
-            "--test=documents",
-            "--test=limits",
-            "--test=limits_documents",
-            "--test=network",
-            "--test=receipts",
-            "--test=releases",
-            "--test=workload",
-        ],
+        tests: &["--test=trust"],
     },
     Area {
         name: "admission",

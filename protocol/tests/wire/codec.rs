@@ -1,10 +1,7 @@
 //! The strict codec against hostile bytes (S15, S16), and every wire type through it and back.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
-use common::arbitrary::{Fill, Source};
-use common::*;
+use crate::common::arbitrary::{Fill, Source};
+use crate::common::*;
 use proptest::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
 use shoal_protocol::codec::{CodecError, Limits, Value, decode, encode};

@@ -1,9 +1,6 @@
 //! The way back by hand: who may ask for a receipt, for how long and beside which snapshot; and which receipts count.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use shoal_protocol::Code;
 use shoal_protocol::ids::{Digest, Timestamp};
 use shoal_protocol::v1::*;

@@ -1,10 +1,7 @@
 //! The edges of what snapshots, deployments and a device's own documents may say: the last value that is good, and the first that
 //! is not (as in `limits.rs`).
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use shoal_protocol::Code;
 use shoal_protocol::ids::{Bytes, Digest, Timestamp};
 use shoal_protocol::v1::*;

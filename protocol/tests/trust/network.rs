@@ -1,9 +1,6 @@
 //! A pod's network, its ports and its devices: each rule broken once, and the sound ones accepted.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use shoal_protocol::Code;
 use shoal_protocol::v1::*;
 

@@ -1,10 +1,6 @@
 //! The CDDL of `docs/protocol.md` and the code agree: names, numbers, order, optionality and types, both ways.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
-
-mod common;
-
-use common::arbitrary::{Fill, Shapes, Source};
+use crate::common::arbitrary::{Fill, Shapes, Source};
 use serde::{Serialize, de::DeserializeOwned};
 use shoal_protocol::codec::{Limits, Value, decode, encode};
 use shoal_protocol::v1::*;

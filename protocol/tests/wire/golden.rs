@@ -1,11 +1,8 @@
 //! Golden bytes: what was signed once must verify for ever. Fails when any encoding changes.
 //!
-//! `SHOAL_GOLDEN=write cargo test -p shoal-protocol --test golden` writes them anew; only before a release may it.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+//! `SHOAL_GOLDEN=write cargo test -p shoal-protocol --test wire golden` writes them anew; only before a release may it.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use shoal_protocol::codec::{Limits, decode, encode};
 use shoal_protocol::envelope::Envelope;
 use shoal_protocol::v1::*;

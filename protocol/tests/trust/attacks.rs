@@ -1,10 +1,7 @@
 //! The attacks S1 to S25 as far as pure verification sees them: each is refused with its exact code, changes nothing, and
 //! a good document after it still applies.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use shoal_protocol::envelope::{Envelope, content_type, identity, sign};
 use shoal_protocol::ids::{Bytes, Digest, FleetId, Timestamp};
 use shoal_protocol::v1::*;

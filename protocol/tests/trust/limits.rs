@@ -1,10 +1,7 @@
 //! The edges of the verifier's rules: the last value that is good, and the first that is not. Found by breaking the rules one at a
 //! time (`cargo xtask mutants`): each test here is the one that notices.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use shoal_protocol::codec::encode;
 use shoal_protocol::envelope::{Envelope, MAX_OVERHEAD, MAX_SIGNATURES, content_type, seal_document, sign};
 use shoal_protocol::ids::Timestamp;

@@ -1,9 +1,6 @@
 //! Attacks on configs, secrets and grants: each must get its code, change nothing, and leave good documents working.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use shoal_protocol::Code;
 use shoal_protocol::ids::{Bytes, Digest, FleetId};
 use shoal_protocol::sealing::{self, SecretKey};

@@ -1,9 +1,6 @@
 //! What a pod's probes, hooks and init containers may ask for: each rule broken once, and the sound one accepted.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use shoal_protocol::Code;
 use shoal_protocol::v1::*;
 

@@ -1,9 +1,6 @@
 //! The envelope is COSE (RFC 9052): `coset` reads and verifies what we sign, and we what it signs in our profile.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use coset::{
     CborSerializable, CoseSign, CoseSignBuilder, CoseSignatureBuilder, HeaderBuilder, RegisteredLabel,
     TaggedCborSerializable, iana,
