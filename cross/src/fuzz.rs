@@ -60,6 +60,8 @@ pub(crate) struct Outcome {
     runs: String,
     /// The engine's own figures at the end: `cov: … ft: … corp: …`.
     coverage: String,
+    /// Processor time, seconds.
+    busy: u64,
 }
 
 /// Runs the command.
@@ -76,7 +78,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     }
     let mut found = Vec::new();
     for outcome in fuzzer.run(args.target.as_deref(), args.seconds)? {
-        output::result(&format!("{}: {} inputs, {}", outcome.target, outcome.runs, outcome.coverage));
+        let Outcome { target, runs, coverage, busy, .. } = &outcome;
+        output::result(&format!("{target}: {runs} inputs in {busy} s of processor time, {coverage}"));
         found.extend(outcome.found);
         if args.minimise {
             fuzzer.minimise(&outcome.target)?;
@@ -153,7 +156,7 @@ impl Fuzzer {
         command.arg(format!("-artifact_prefix={}/", found.display())).arg(&corpus);
         output::step("fuzz", &format!("{target} for {seconds} s; log: {}", log.display()));
         let file = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        let began = Instant::now();
+        let (began, busy) = (Instant::now(), of_children()?);
         let status =
             command.stderr(file).status().with_context(|| format!("start {}", self.program.display()))?;
         let text = fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?;
@@ -175,6 +178,7 @@ impl Fuzzer {
                 .find_map(|l| l.strip_prefix("stat::number_of_executed_units:"))
                 .map_or_else(|| "?".to_owned(), |n| n.trim().to_owned()),
             coverage: last_coverage(&text),
+            busy: of_children()?.saturating_sub(busy),
         })
     }
 
@@ -225,6 +229,16 @@ fn smallest(mut inputs: Vec<Vec<u8>>, budget: usize) -> Vec<Vec<u8>> {
             Some(i)
         })
         .collect()
+}
+
+/// Processor time of all processes that this one has waited for, seconds (`proc_pid_stat(5)`: `cutime`, `cstime`).
+fn of_children() -> Result<u64> {
+    const HERTZ: u64 = 100;
+    let stat = fs::read_to_string("/proc/self/stat").context("read /proc/self/stat")?;
+    // The name, in parentheses, may hold anything; the state follows it.
+    let (_, fields) = stat.rsplit_once(") ").context("/proc/self/stat has no name")?;
+    let ticks = fields.split(' ').skip(13).take(2).map(str::parse::<u64>);
+    Ok(ticks.sum::<Result<u64, _>>().context("read the times in /proc/self/stat")? / HERTZ)
 }
 
 /// From the engine's last line of status: covered edges, features, inputs that were kept.
