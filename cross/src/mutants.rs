@@ -11,6 +11,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
+use crate::assemble::assemble;
+use crate::engine::Profile;
 use crate::{layout, output, paths, process, tools};
 
 /// Where the explanations are.
@@ -22,6 +24,8 @@ struct Area {
     package: &'static str,
     files: &'static [&'static str],
     tests: &'static [&'static str],
+    /// Slower ones, with real containers: asked only about what those did not notice.
+    slow: &'static [&'static str],
 }
 
 const AREAS: [Area; 2] = [
@@ -30,12 +34,14 @@ const AREAS: [Area; 2] = [
         package: "shoal-protocol",
         files: &["protocol/src/verify/*.rs", "protocol/src/envelope.rs"],
         tests: &["--test=trust"],
+        slow: &[],
     },
     Area {
         name: "admission",
         package: "shoal-guard",
         files: &["agent/guard/src/admit/*.rs"],
         tests: &["--bin=shoal-guard", "--test=admission"],
+        slow: &["--test=containers", "--test=documents", "--test=local", "--test=taken_over"],
     },
 ];
 
@@ -53,6 +59,9 @@ pub(crate) struct Args {
     /// Only mutations of files that match this glob
     #[arg(long, value_name = "GLOB")]
     file: Option<String>,
+    /// Only what the last run did not catch
+    #[arg(long)]
+    again: bool,
     /// Only list the mutations
     #[arg(long)]
     list: bool,
@@ -122,7 +131,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         let outcomes = run(area, args)?;
         let count = |summary: &str| outcomes.iter().filter(|o| o.summary == summary).count();
         let missed = missed(&outcomes);
-        let whole = args.shard.is_none() && args.in_diff.is_none() && args.file.is_none();
+        let whole = args.shard.is_none() && args.in_diff.is_none() && args.file.is_none() && !args.again;
         let mine: Vec<&Survivor> = accepted.survivor.iter().filter(|s| area.owns(&s.file)).collect();
         let said = judge(&missed, &mine, whole);
         output::result(&format!(
@@ -187,7 +196,27 @@ fn command(area: &Area, args: &Args) -> Result<Command> {
     Ok(command)
 }
 
+/// All mutations with the quick tests, then what is left with the slow ones.
 fn run(area: &Area, args: &Args) -> Result<Vec<Outcome>> {
+    if args.again {
+        return pass(area, args, Pass::Rest);
+    }
+    let mut outcomes = pass(area, args, Pass::All)?;
+    if !area.slow.is_empty() && !missed(&outcomes).is_empty() {
+        outcomes.retain(|o| ["CaughtMutant", "Unviable"].contains(&o.summary.as_str()));
+        outcomes.extend(pass(area, args, Pass::Rest)?);
+    }
+    Ok(outcomes)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    All,
+    /// What was not caught by the run before, with the slow tests too.
+    Rest,
+}
+
+fn pass(area: &Area, args: &Args, pass: Pass) -> Result<Vec<Outcome>> {
     let home = paths::target()?.join("mutants").join(area.name);
     let scratch = home.join("scratch");
     let _ = fs::remove_dir_all(&scratch);
@@ -196,9 +225,15 @@ fn run(area: &Area, args: &Args) -> Result<Vec<Outcome>> {
     // The copy that is broken, with its builds, lies here and not in /tmp; nothing of it is worth keeping.
     command.env("TMPDIR", &scratch).env_remove("CARGO_TARGET_DIR").env("CARGO_INCREMENTAL", "1");
     command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("PROPTEST_CASES", "32");
-    command.args(["--minimum-test-timeout", "60", "--output"]).arg(&home);
+    command.args(["--minimum-test-timeout", "30", "--output"]).arg(&home);
     // For building and running both: what no test of these needs is not built.
     command.args(area.tests.iter().map(|test| format!("--cargo-arg={test}")));
+    if pass == Pass::Rest {
+        command.arg("--iterate").args(area.slow.iter().map(|test| format!("--cargo-arg={test}")));
+        if !area.slow.is_empty() {
+            command.env("SHOAL_LIBEXEC", assemble(Profile::Dev, true)?);
+        }
+    }
     let status = command.status().context("start cargo-mutants")?;
     let _ = fs::remove_dir_all(&scratch);
     // 0: all caught; 2: some missed; 3: some ran out of time. What that means is decided here.

@@ -63,6 +63,22 @@ fn c5_the_memory_of_admission_goes_into_no_core_and_to_no_debugger() {
     assert_eq!(std::fs::metadata(format!("{admit}/environ")).unwrap().uid(), 0);
 }
 
+/// Its folder is closed to others; so is each file, should the folder not be one day.
+#[test]
+fn c5_what_admission_writes_is_for_its_own_user_alone() {
+    if needs_root("c5_what_admission_writes_is_for_its_own_user_alone") {
+        return;
+    }
+    let device = Device::start();
+    device.admit();
+    let files: Vec<_> = std::fs::read_dir(device.layout.admit_dir()).unwrap().flatten().collect();
+    assert!(!files.is_empty());
+    for file in files {
+        let mode = file.metadata().unwrap().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", file.path().display());
+    }
+}
+
 #[test]
 fn c5_bytes_other_than_signed_pipes_and_devices_are_refused() {
     if needs_root("c5_bytes_other_than_signed_pipes_and_devices_are_refused") {
@@ -167,8 +183,10 @@ fn s17_s1_s9_documents_are_refused_by_code_and_the_good_one_outlives_kills() {
         (device.status().admit_pid != pid.as_raw_nonzero().get().cast_unsigned()).then_some(())
     });
     assert_eq!(device.admit().trust().unwrap(), held);
-    // The whole guard killed and started again, without any network.
+    // The whole guard killed and started again, without any network. Admission does not outlive who started it.
+    let admit = format!("/proc/{}", device.status().admit_pid);
     device.kill_supervise();
+    wait_for("admission to end", || (!std::path::Path::new(&admit).exists()).then_some(()));
     device.launch();
     let ticket = Id(digest.0);
     wait_for("the ticket again", || device.supervise().have(ticket).ok());

@@ -151,10 +151,8 @@ pub(super) fn check_sequence(
     if history.holds(revision) {
         return Ok(true);
     }
-    if history.epoch > epoch && !case.is_stored() {
-        return refuse(Code::Rollback, format!("{name}: of epoch {epoch}, {} is held", history.epoch));
-    }
-    if history.epoch < epoch {
+    // Delivered, it is of the root's epoch, and what is held of an earlier one: it begins anew.
+    if history.epoch != epoch {
         return Ok(case.is_stored());
     }
     if history.revisions.contains_key(&sequence) {
@@ -163,15 +161,20 @@ pub(super) fn check_sequence(
             format!("{name}: sequence {sequence} was accepted with other bytes; the first is kept"),
         );
     }
+    // What is stored may lie far apart: a deployment pins an old one.
+    if case.is_stored() {
+        return Ok(true);
+    }
     let highest = history.revisions.last_key_value().map_or(0, |(s, _)| *s);
-    if !case.is_stored() && !pinned && sequence < highest {
-        return refuse(Code::Rollback, format!("{name}: sequence {sequence}, {highest} was accepted"));
+    match sequence.checked_sub(highest) {
+        None if !pinned => {
+            refuse(Code::Rollback, format!("{name}: sequence {sequence}, {highest} was accepted"))
+        }
+        Some(ahead) if ahead > MAX_JUMP => {
+            refuse(Code::SequenceJump, format!("{name}: sequence {sequence}, {highest} is known"))
+        }
+        _ => Ok(false),
     }
-    // What is stored may lie that far apart: a deployment pins an old one.
-    if !case.is_stored() && sequence > highest && sequence - highest > MAX_JUMP {
-        return refuse(Code::SequenceJump, format!("{name}: sequence {sequence}, {highest} is known"));
-    }
-    Ok(case.is_stored())
 }
 
 /// A grant says nothing that counts by itself: it opens a secret only with the one key that the secret commits to. So one

@@ -106,19 +106,14 @@ fn check_sequence(case: &Case<'_>, deployment: &Deployment, revision: &Revision)
             ),
         );
     }
-    if revision.sequence < highest.sequence {
-        return refuse(
-            Code::Rollback,
-            format!("{name}: sequence {}, {} was accepted", revision.sequence, highest.sequence),
-        );
+    let (sequence, known) = (revision.sequence, highest.sequence);
+    match sequence.checked_sub(known) {
+        None => refuse(Code::Rollback, format!("{name}: sequence {sequence}, {known} was accepted")),
+        Some(ahead) if ahead > MAX_JUMP => {
+            refuse(Code::SequenceJump, format!("{name}: sequence {sequence}, {known} is known"))
+        }
+        Some(_) => Ok(false),
     }
-    if revision.sequence - highest.sequence > MAX_JUMP {
-        return refuse(
-            Code::SequenceJump,
-            format!("{name}: sequence {}, {} is known", revision.sequence, highest.sequence),
-        );
-    }
-    Ok(false)
 }
 
 /// Listing gates first acceptance only; the floor holds always.

@@ -7,6 +7,7 @@ mod common;
 mod attacks;
 mod documents;
 mod limits;
+mod limits_configs;
 mod limits_documents;
 mod network;
 mod receipts;

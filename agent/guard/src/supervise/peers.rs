@@ -102,7 +102,12 @@ impl Supervise {
             }
             match peer.connection.try_recv() {
                 Ok(None) => return,
-                Ok(Some(received)) => self.peer_asks(id, received),
+                Ok(Some(received)) => {
+                    // Admission tells this process first and the agent then: what it said comes before what is asked
+                    // for because of it, although both arrived since the last poll.
+                    self.hear_service(From::Admit);
+                    self.peer_asks(id, received);
+                }
                 Err(_) => {
                     // Closed, or not a message: either way there is nothing more to say on it.
                     self.peers.remove(&id);
