@@ -144,13 +144,9 @@ impl Admit {
         let mut fds: Vec<PollFd<'_>> =
             watched.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         let wake = self.model.standings().values().filter_map(|s| s.wake).min();
-        let wake = wake.map(|t| t.0.saturating_sub(clock::now()).clamp(1, 3600));
-        let rest = self.rest.left().map(|left| left.as_secs() + 1);
-        let wait = wake
-            .into_iter()
-            .chain(rest)
-            .min()
-            .map(|left| Timespec { tv_sec: i64::try_from(left).unwrap_or(3600), tv_nsec: 0 });
+        let wake = wake.map(|t| Duration::from_secs(t.0.saturating_sub(clock::now()).clamp(1, 3600)));
+        let wait = wake.into_iter().chain(self.rest.left()).min();
+        let wait = wait.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut fds, wait.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e).context("cannot wait for events"),

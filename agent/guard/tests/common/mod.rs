@@ -309,6 +309,7 @@ fn root(base: u8, snapshot: u8, enrollment: u8) -> Root {
             role(base, RoleName::Snapshot, snapshot),
             role(base, RoleName::Deployment, 3),
             role(base, RoleName::Enrollment, enrollment),
+            role(base, RoleName::Release, 10),
         ],
         controller: Controller { online: key(base, 5).public(), ca: vec![], api: vec![], mqtt: vec![] },
         fleet: None,
@@ -377,6 +378,35 @@ impl Fleet {
 
     pub fn deployment(&self, d: &Deployment) -> (Vec<u8>, Digest) {
         seal_document(d, &[&key(self.base, 3)]).unwrap()
+    }
+
+    /// An agent of this version for this device.
+    pub fn release(&self, sequence: u64, version: &str) -> (Vec<u8>, Digest) {
+        let file = |path: &str| ReleaseFile {
+            path: path.into(),
+            size: 1000,
+            digest: Digest::of(format!("{path} {version}").as_bytes()),
+            executable: true,
+            packed: None,
+        };
+        let release = Release {
+            fleet: self.id.clone(),
+            epoch: 1,
+            name: name("agent"),
+            sequence,
+            issued_at: now(),
+            not_after: now().plus(10_000),
+            target: Target { devices: vec![self.device()], ..Target::default() },
+            version: version.into(),
+            builds: vec![Build {
+                architecture: std::env::consts::ARCH.into(),
+                reference: "registry.example/agent:1".into(),
+                manifest: Digest([3; 32]),
+                files: ["shoal-agent", "shoal-guard", "shoal-runner"].map(file).to_vec(),
+            }],
+            deadline: None,
+        };
+        seal_document(&release, &[&key(self.base, 10)]).unwrap()
     }
 
     /// The key that signs deployments, configs and secrets.
