@@ -5,7 +5,7 @@ use crate::common::*;
 use shoal_protocol::Code;
 use shoal_protocol::ids::{Bytes, Digest, Timestamp};
 use shoal_protocol::v1::*;
-use shoal_protocol::verify::{Expect, MAX_JUMP};
+use shoal_protocol::verify::{Expect, MAX_JUMP, Viewpoint};
 
 type Outcome = Result<(), Code>;
 
@@ -192,6 +192,24 @@ fn s21_a_device_records_lists_and_sequence_have_their_edges() {
     assert_eq!(record(|r| r.sequence = 1 + MAX_JUMP), Ok(()));
     assert_eq!(record(|r| r.sequence = 2 + MAX_JUMP), Err(Code::SequenceJump));
     assert_eq!(record(|r| (r.sequence, r.issued_at) = (1, NOW.plus(1))), Err(Code::Equivocation));
+    assert_eq!(record(|r| r.issued_at = NOW.plus(50 * YEAR)), Err(Code::TimeJump));
+}
+
+#[test]
+fn s25_a_tokens_key_signs_the_first_record_until_the_tokens_end_and_what_is_held_stays() {
+    let mut fleet = Fleet::new();
+    fleet.state.record = None;
+    let token = Token { not_after: NOW, ..fleet.token() };
+    fleet.accept_as(&seal(&token, &[seed::ENROLL]).0, Expect::Only(Kind::Token)).unwrap();
+    let record = seal(&fleet.record(1), &[seed::TOKEN]).0;
+    fleet.state.time_floor = NOW.plus(1);
+    assert_eq!(take(&mut fleet, &record), Err(Code::EnrollProof));
+    fleet.state.time_floor = NOW;
+    assert_eq!(take(&mut fleet, &record), Ok(()), "in its last second");
+    fleet.state.time_floor = NOW.plus(1);
+    assert_eq!(take(&mut fleet, &record), Ok(()), "it is held");
+    fleet.state.record = None;
+    fleet.accept_as(&record, Expect::Stored(Kind::Device)).unwrap();
 }
 
 fn token(change: impl FnOnce(&mut Token)) -> Outcome {
@@ -212,4 +230,13 @@ fn s25_a_tokens_form_and_end_have_their_edges() {
     assert_eq!(token(|t| t.minima.root_version = 2), Err(Code::RootBehind));
     assert_eq!(token(|t| t.not_after = NOW), Ok(()));
     assert_eq!(token(|t| t.not_after = Timestamp(NOW.0 - 1)), Err(Code::EnrollProof));
+    // A device may begin with a clock that is behind; nobody else takes a token from the future.
+    let ahead = |t: &mut Token| (t.issued_at, t.not_after) = (NOW.plus(50 * YEAR), NOW.plus(51 * YEAR));
+    assert_eq!(token(ahead), Ok(()));
+    let mut fleet = Fleet::new();
+    fleet.state.viewpoint = Viewpoint::Observer;
+    let mut token = fleet.token();
+    ahead(&mut token);
+    let bytes = seal(&token, &[seed::ENROLL]).0;
+    assert_eq!(fleet.refused_as(&bytes, Expect::Only(Kind::Token)), Code::TimeJump);
 }
