@@ -3,13 +3,14 @@
 
 mod common;
 
-use common::{Device, Fleet, accepted, as_agent, code, name, needs_root, wait_for};
+use common::{AGENT, Device, Fleet, accepted, as_agent, code, name, needs_root, wait_for};
 use rustix::net::{AddressFamily, SendFlags, SocketType, send};
 use shoal_ipc::{AdmitClient, Connection, Digest as Id, HeldRole, RootAdmitClient, SuperviseClient};
 use shoal_protocol::ids::Digest;
 use shoal_protocol::v1::{Entry, EntryKind, Liveness, Resources, Revision};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 const T: Id = Id([9; 32]);
@@ -146,6 +147,45 @@ fn s7_a_first_root_comes_from_uid_0_only_and_binds_the_device() {
     assert_eq!(foreign.refusal(), Some("not_admitted"));
     let again = root.enroll(vec![fleet.root.clone()], fleet.token()).unwrap();
     assert_eq!(again, keys, "enrolled again, the keys are the same");
+}
+
+#[test]
+fn without_root_the_guards_own_user_is_the_agent_and_the_administrator() {
+    if needs_root("without_root_the_guards_own_user_is_the_agent_and_the_administrator") {
+        return;
+    }
+    let mut device = Device::prepare("");
+    let owned = Command::new("chown").arg("-R").arg(AGENT.to_string()).arg(device.dir.path()).status();
+    assert!(owned.unwrap().success());
+    let fleet = Fleet::new(10);
+    as_agent(|| {
+        device.launch();
+        let mut root = RootAdmitClient::connect(&device.layout).unwrap();
+        let keys = root.enroll(vec![fleet.root.clone()], fleet.token()).unwrap();
+        let mut admit = AdmitClient::connect(&device.layout).unwrap();
+        accepted(&admit.submit(&fleet.record(&keys)).unwrap());
+        drop((root, admit));
+        device.stop_all();
+    });
+}
+
+/// However many connections the agent holds, uid 0 has its own.
+#[test]
+fn c5_the_agent_has_so_many_connections_and_none_of_uid_0s() {
+    if needs_root("c5_the_agent_has_so_many_connections_and_none_of_uid_0s") {
+        return;
+    }
+    let device = Device::start();
+    device.admit();
+    let mut all = Vec::new();
+    let refused =
+        as_agent(|| (0..100).find(|_| AdmitClient::connect(&device.layout).map(|c| all.push(c)).is_err()));
+    assert!(refused.is_some(), "{} connections", all.len());
+    let taken = all.len();
+    RootAdmitClient::connect(&device.layout).unwrap();
+    // Who goes makes room.
+    all.truncate(taken - 1);
+    wait_for("room", || as_agent(|| AdmitClient::connect(&device.layout)).ok());
 }
 
 #[test]
