@@ -226,6 +226,8 @@ fn pass(area: &Area, args: &Args, pass: Pass) -> Result<Vec<Outcome>> {
     // The copy that is broken, with its builds, lies here and not in /tmp; nothing of it is worth keeping.
     command.env("TMPDIR", &scratch).env_remove("CARGO_TARGET_DIR").env("CARGO_INCREMENTAL", "1");
     command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("PROPTEST_CASES", "32");
+    // A broken daemon makes each test wait in vain, as long as that takes.
+    command.env("RUST_TEST_THREADS", "6");
     command.args(["--minimum-test-timeout", "30", "--output"]).arg(&home);
     // For building and running both: what no test of these needs is not built.
     command.args(area.tests.iter().map(|test| format!("--cargo-arg={test}")));

@@ -65,13 +65,14 @@ fn check_action(form: &Form<'_>, what: &str, c: &Container, action: &ProbeAction
         }
         ProbeAction::FileFresh { path, max_age } => {
             form.need((1..=30 * DAY).contains(max_age), || format!("{what}: its age is 1 s to 30 days"))?;
-            let holds = |m: &&crate::v1::Mount| is_below(path, &m.path) && *path != m.path;
             // The one that the container sees there: the innermost.
-            let mount = c.mounts.iter().filter(holds).max_by_key(|m| m.path.len());
-            let own =
-                mount.and_then(|m| form.0.template.volumes.iter().find(|v| v.name == m.volume)).is_some_and(
-                    |v| matches!(v.source, VolumeSource::EmptyDir { .. } | VolumeSource::Persistent { .. }),
-                );
+            let mount = c.mounts.iter().filter(|m| is_below(path, &m.path)).max_by_key(|m| m.path.len());
+            let own = mount
+                .filter(|m| m.path != *path)
+                .and_then(|m| form.0.template.volumes.iter().find(|v| v.name == m.volume))
+                .is_some_and(|v| {
+                    matches!(v.source, VolumeSource::EmptyDir { .. } | VolumeSource::Persistent { .. })
+                });
             form.need(is_path(path) && own, || {
                 format!("{what}: {path:?} is no file in an emptyDir or persistent volume that the container mounts")
             })

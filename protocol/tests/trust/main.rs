@@ -9,6 +9,8 @@ mod documents;
 mod limits;
 mod limits_configs;
 mod limits_documents;
+mod limits_releases;
+mod limits_templates;
 mod network;
 mod receipts;
 mod releases;
