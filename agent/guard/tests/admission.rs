@@ -234,6 +234,49 @@ fn s17_s1_s9_documents_are_refused_by_code_and_the_good_one_outlives_kills() {
     device.stop_all();
 }
 
+/// Admission tells supervise first, and supervise hears that before what is asked for because of it.
+#[test]
+fn who_hears_that_a_document_was_taken_finds_its_ticket_at_once() {
+    if needs_root("who_hears_that_a_document_was_taken_finds_its_ticket_at_once") {
+        return;
+    }
+    let (device, fleet) = (Device::start(), Fleet::new(10));
+    fleet.enroll(&device);
+    let (mut admit, mut s) = (device.admit(), device.supervise());
+    for sequence in 1..=20 {
+        let d = fleet.pod("web", sequence, b"module", Resources::default());
+        let (envelope, digest) = fleet.deployment(&d);
+        accepted(&admit.submit(&fleet.snapshot(sequence, &[(&d, digest, Liveness::Live)])).unwrap());
+        assert!(s.have(Id(digest.0)).is_err());
+        accepted(&admit.submit(&envelope).unwrap());
+        s.have(Id(digest.0)).unwrap();
+    }
+}
+
+/// What is tried beforehand counts as a refusal like what is handed in, but for what is simply another device's.
+#[test]
+fn s14_a_rehearsal_counts_what_is_wrong_and_not_what_is_for_others() {
+    if needs_root("s14_a_rehearsal_counts_what_is_wrong_and_not_what_is_for_others") {
+        return;
+    }
+    let (device, fleet) = (Device::start(), Fleet::new(10));
+    fleet.enroll(&device);
+    let mut admit = device.admit();
+    let mut d = fleet.pod("web", 1, b"module", Resources::default());
+    d.target.devices = vec![Fleet::new(40).device()];
+    let (envelope, digest) = fleet.deployment(&d);
+    let snapshot = fleet.snapshot(1, &[(&d, digest, Liveness::Live)]);
+    accepted(&admit.rehearse(&snapshot).unwrap());
+    assert_eq!(code(&admit.rehearse(&envelope).unwrap()), "wrong_target");
+    assert!(admit.trust().unwrap().refusals.is_empty());
+    assert_eq!(code(&admit.rehearse(b"junk").unwrap()), "malformed");
+    assert_eq!(code(&admit.rehearse(&fleet.of_another_fleet()).unwrap()), "wrong_target");
+    let counted = admit.trust().unwrap();
+    let codes: Vec<_> = counted.refusals.iter().map(|r| (r.code.as_str(), r.count)).collect();
+    assert_eq!(codes, [("malformed", 1), ("wrong_target", 1)]);
+    assert!(counted.snapshot.is_none(), "nothing of it is kept");
+}
+
 #[test]
 fn s17_a_snapshot_that_drops_a_live_name_takes_nothing_away() {
     if needs_root("s17_a_snapshot_that_drops_a_live_name_takes_nothing_away") {

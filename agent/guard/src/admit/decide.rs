@@ -287,7 +287,12 @@ mod tests {
         d.not_before = Some(Timestamp(2_000));
         one(&mut h, 1).deployment = Arc::new(d);
         assert_eq!(reason(&h), "outside_window");
-        assert_eq!(standings(&h, None, NOW).values().next().unwrap().wake, Some(Timestamp(2_000)));
+        let at = |now: u64| {
+            let s = standings(&h, None, Timestamp(now)).values().next().unwrap().clone();
+            (s.reason, s.wake)
+        };
+        assert_eq!(at(1_999), ("outside_window".into(), Some(Timestamp(2_000))));
+        assert_eq!(at(2_000), (String::new(), None));
     }
 
     #[test]

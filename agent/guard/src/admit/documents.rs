@@ -312,3 +312,6 @@ fn variables<'a>(c: &'a Container, of: &Of<'a>) -> Result<Vec<PrivateVar>, Missi
     }
     Ok(all.into_iter().map(|(name, value)| PrivateVar { name, value }).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,8 +24,7 @@ use model::Model;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shoal_confine::memory::Rest;
 use shoal_ipc::{
-    Connection, EnrollMaterial, Error, FactList, Layout, Listener, MEMFD_MAX, Msg, Received, SignedFact,
-    read_sealed, sealed_memfd,
+    Connection, EnrollMaterial, Error, Layout, Listener, MEMFD_MAX, Msg, Received, read_sealed, sealed_memfd,
 };
 use shoal_protocol::envelope::Envelope;
 use shoal_protocol::ids::Digest;
@@ -39,8 +38,6 @@ use store::Store;
 
 /// Connections from each side.
 const PEERS: usize = 32;
-/// Facts in one answer.
-const FACTS: usize = 128;
 /// How long a reader of answers is waited for.
 const SEND: Duration = Duration::from_millis(200);
 
@@ -401,14 +398,7 @@ impl Admit {
                     }
                 }
             }
-            (Msg::Facts { after }, _) => {
-                let mut all = self.model.store.facts(*after, FACTS + 1).map_err(|e| storage(&e))?;
-                let more = all.len() > FACTS;
-                all.truncate(FACTS);
-                let facts =
-                    all.into_iter().map(|(counter, envelope)| SignedFact { counter, envelope }).collect();
-                attach(Msg::FactsAre {}, &FactList { facts, more }.encode())
-            }
+            (Msg::Facts { after }, _) => attach(Msg::FactsAre {}, &self.model.facts_after(*after)?.encode()),
             (Msg::FactsDone { up_to }, From::Agent) => {
                 self.model.store.change(|c| c.facts_done(*up_to)).map_err(|e| storage(&e))?;
                 say(Msg::Done {})

@@ -32,7 +32,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    fn of(attest_seed: [u8; 32], sealing_secret: [u8; 32]) -> Self {
+    pub(super) fn of(attest_seed: [u8; 32], sealing_secret: [u8; 32]) -> Self {
         let sealing = MontgomeryPoint::mul_base_clamped(sealing_secret).to_bytes();
         let private = Zeroizing::new(sealing_secret);
         Self { attest: Ed25519Signer::from_seed(attest_seed), sealing, private }
