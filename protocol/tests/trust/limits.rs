@@ -6,7 +6,9 @@ use shoal_protocol::codec::encode;
 use shoal_protocol::envelope::{Envelope, MAX_OVERHEAD, MAX_SIGNATURES, content_type, seal_document, sign};
 use shoal_protocol::ids::Timestamp;
 use shoal_protocol::v1::*;
-use shoal_protocol::verify::{Expect, TrustState, Verdict, Viewpoint, check_root, time, verify};
+use shoal_protocol::verify::{
+    Expect, Known, TrustState, Verdict, Viewpoint, check_root, good_signers, time, verify,
+};
 use shoal_protocol::{Code, Ed25519Signer, Signer};
 
 fn signers(n: u8) -> Vec<Ed25519Signer> {
@@ -247,4 +249,48 @@ fn s7_a_first_root_is_version_one_and_names_no_fleet() {
     assert_eq!(first(Viewpoint::Device, tomorrow), Ok(()));
     assert_eq!(first(Viewpoint::Observer, tomorrow), Err(Code::TimeJump));
     assert_eq!(first(Viewpoint::Observer, |r| r.issued_at = NOW.plus(DAY)), Ok(()));
+}
+
+#[test]
+fn s4_a_role_that_needs_no_key_is_met_by_nobody() {
+    let mut fleet = Fleet::new();
+    // No root that says so is ever accepted; should one be held for all that, nobody signs by it.
+    let anchor = fleet.state.anchor.as_mut().unwrap();
+    let mut root = (*anchor.root.document).clone();
+    root.roles.iter_mut().for_each(|r| r.threshold = 0);
+    anchor.root = Known::new(root, anchor.root.digest);
+    let d = fleet.deployment("app", 1);
+    assert_eq!(fleet.refused(&seal(&d, &[seed::STRANGER]).0), Code::UnknownKey);
+    assert_eq!(fleet.refused(&seal(&d, &[seed::DEPLOY]).0), Code::Threshold);
+}
+
+#[test]
+fn s3_a_refusal_names_the_role_whose_keys_are_wanted() {
+    let mut root = root_1();
+    root.roles.push(role(RoleName::Release, 1, &[seed::RELEASE]));
+    let mut fleet = Fleet::with_root(&root);
+    let documents = [
+        (seal(&fleet.snapshot(2, vec![]), &[seed::STRANGER]).0, "the snapshot role"),
+        (seal(&fleet.deployment("app", 1), &[seed::STRANGER]).0, "the deployment role"),
+        (seal(&fleet.record(2), &[seed::STRANGER]).0, "the enrollment role or a token"),
+        (seal(&fleet.release("agent", 1, "0.2.0"), &[seed::STRANGER]).0, "the release role"),
+        (seal(&fleet.order(1, Verb::Restart { name: name("app") }), &[seed::STRANGER]).0, "the controller"),
+    ];
+    for (bytes, role) in documents {
+        let refusal = fleet.accept(&bytes).unwrap_err();
+        assert_eq!(refusal.code, Code::UnknownKey, "{role}");
+        assert!(refusal.detail.contains(&format!("signatures of {role}:")), "{role}: {}", refusal.detail);
+    }
+    let token = seal(&fleet.token(), &[seed::STRANGER]).0;
+    let refusal = fleet.accept_as(&token, Expect::Only(Kind::Token)).unwrap_err();
+    assert!(refusal.detail.contains("signatures of the enrollment role:"), "{}", refusal.detail);
+}
+
+#[test]
+fn who_collects_signatures_hears_whose_are_good() {
+    let fleet = Fleet::new();
+    let (bytes, _) = seal(&fleet.root_2(), &[seed::ROOT, seed::STRANGER]);
+    let envelope = Envelope::parse(&bytes).unwrap();
+    let keys = [key(seed::WEB).public(), key(seed::ROOT).public()];
+    assert_eq!(good_signers(&envelope, &keys), [key(seed::ROOT).public()]);
 }
