@@ -92,6 +92,64 @@ fn s10_the_longest_leaps_of_names_and_versions() {
     }
 }
 
+#[test]
+fn s10_a_first_snapshot_is_measured_from_where_the_device_began() {
+    const BEGIN: u64 = 5_000_000;
+    let first = |version: u64| {
+        let mut fleet = Fleet::new();
+        fleet.state.snapshot = None;
+        fleet.state.minima = Some(Minima { root_version: 1, snapshot_version: BEGIN, time: NOW });
+        let next = fleet.snapshot(version, vec![]);
+        take(&mut fleet, &seal(&next, &[seed::SNAPSHOT]).0)
+    };
+    assert_eq!(first(BEGIN - 1), Err(Code::Rollback));
+    assert_eq!(first(BEGIN), Ok(()));
+    assert_eq!(first(BEGIN + MAX_JUMP), Ok(()));
+    assert_eq!(first(BEGIN + MAX_JUMP + 1), Err(Code::SequenceJump));
+    let mut fleet = Fleet::new();
+    fleet.state.snapshot = None;
+    let far = fleet.snapshot(u64::MAX / 2, vec![]);
+    assert_eq!(take(&mut fleet, &seal(&far, &[seed::SNAPSHOT]).0), Ok(()), "nothing to measure from");
+}
+
+#[test]
+fn s17_who_may_end_a_name_or_raise_its_floor() {
+    let mut root = root_1();
+    root.roles.push(Role {
+        prefix: "agent".into(),
+        may_remove: true,
+        ..role(RoleName::Release, 1, &[seed::RELEASE])
+    });
+    let next = |kind, n: &str, change: fn(&mut Entry), seeds: &[u8]| {
+        let mut fleet = Fleet::with_root(&root);
+        let mut entry = Entry { kind, floor: 1, ..with_stable(n, rev(5), rev(4)) };
+        let held = fleet.snapshot(2, vec![entry.clone()]);
+        take(&mut fleet, &seal(&held, &[seed::SNAPSHOT]).0)?;
+        change(&mut entry);
+        let next = fleet.snapshot(3, vec![entry]);
+        take(&mut fleet, &seal(&next, seeds).0)
+    };
+    let (alone, both) = (&[seed::SNAPSHOT][..], &[seed::SNAPSHOT, seed::DEPLOY][..]);
+    let with_release = &[seed::SNAPSHOT, seed::RELEASE][..];
+    let removed = |e: &mut Entry| e.liveness = Liveness::Removed;
+    let raised = |e: &mut Entry| e.floor = 2;
+    let forbidden = Err(Code::RoleScope);
+    for kind in [EntryKind::Deployment, EntryKind::Config, EntryKind::Secret] {
+        for end in [removed as fn(&mut Entry), raised] {
+            assert_eq!(next(kind, "app", end, alone), forbidden, "{kind:?}");
+            assert_eq!(next(kind, "app", end, with_release), forbidden, "{kind:?}");
+            assert_eq!(next(kind, "app", end, both), Ok(()), "{kind:?}");
+        }
+        assert_eq!(next(kind, "app", |_| {}, alone), Ok(()), "{kind:?}");
+        assert_eq!(next(kind, "app", |e| e.floor = 0, both), Err(Code::SnapshotRollback), "{kind:?}");
+    }
+    for end in [removed as fn(&mut Entry), raised] {
+        assert_eq!(next(EntryKind::Release, "agent", end, both), forbidden);
+        assert_eq!(next(EntryKind::Release, "agent", end, with_release), Ok(()));
+        assert_eq!(next(EntryKind::Release, "other", end, with_release), forbidden, "not its prefix");
+    }
+}
+
 /// A device that accepted sequence 7 of `app`, and is handed another one, listed.
 fn next_deployment(sequence: u64, change: impl FnOnce(&mut Entry)) -> Outcome {
     let mut fleet = Fleet::new();

@@ -91,7 +91,7 @@ impl Documents {
             || snapshot.into_iter().flat_map(|s| &s.entries).filter(|e| e.kind != EntryKind::Deployment);
         let key = |e: &shoal_protocol::v1::Entry| (e.kind, e.name.clone());
         self.removed = entries().filter(|e| e.liveness == Liveness::Removed).map(key).collect();
-        self.floors = entries().filter(|e| e.floor > 0).map(|e| (key(e), e.floor)).collect();
+        self.floors = entries().map(|e| (key(e), e.floor)).collect();
     }
 
     /// The revisions that a reference may mean.
