@@ -110,6 +110,11 @@ fn s10_a_first_snapshot_is_measured_from_where_the_device_began() {
     fleet.state.snapshot = None;
     let far = fleet.snapshot(u64::MAX / 2, vec![]);
     assert_eq!(take(&mut fleet, &seal(&far, &[seed::SNAPSHOT]).0), Ok(()), "nothing to measure from");
+    // The same for each name in the first snapshot of a new epoch.
+    let mut fleet = Fleet::new();
+    fleet.accept(&seal(&Root { epoch: 2, ..fleet.root_2() }, &[seed::ROOT]).0).unwrap();
+    let far = Snapshot { epoch: 2, ..fleet.snapshot(1, vec![entry("a", rev(MAX_JUMP + 1))]) };
+    assert_eq!(take(&mut fleet, &seal(&far, &[seed::SNAPSHOT]).0), Ok(()));
 }
 
 #[test]

@@ -316,4 +316,70 @@ mod tests {
         assert_eq!(s.document("root", "", 1).unwrap(), Some(vec![1]));
         assert_eq!(s.document("root", "", 3).unwrap(), None);
     }
+
+    fn document(kind: &str, name: &str, sequence: u64) -> Document {
+        let envelope = format!("{kind} {name} {sequence}").into_bytes();
+        Document { kind: kind.into(), name: name.into(), sequence, envelope }
+    }
+
+    #[test]
+    fn a_revision_goes_with_all_that_became_of_it_and_nothing_else_does() {
+        let (_dir, mut s) = store();
+        let (one, two) = ([1; 32], [2; 32]);
+        let good = Marks { good: true, activated: false, returned: true };
+        let all = [
+            ("deployment", "web", 2),
+            ("deployment", "web", 1),
+            ("deployment", "app", 1),
+            ("config", "web", 1),
+        ];
+        s.change(|c| {
+            all.iter().try_for_each(|(kind, name, sequence)| c.put(&document(kind, name, *sequence)))?;
+            [one, two].iter().try_for_each(|d| {
+                c.mark(d, good)?;
+                c.set_progress(d, "main", (7, 5, true))
+            })
+        })
+        .unwrap();
+        let names = |s: &Store, kind| {
+            s.documents(kind).unwrap().into_iter().map(|d| (d.name, d.sequence)).collect::<Vec<_>>()
+        };
+        let said = |all: &[(&str, u64)]| all.iter().map(|(n, s)| ((*n).to_owned(), *s)).collect::<Vec<_>>();
+        assert_eq!(names(&s, "deployment"), said(&[("app", 1), ("web", 1), ("web", 2)]));
+        assert_eq!((s.marks(&one).unwrap(), s.progress(&one, "main").unwrap()), (good, (7, 5, true)));
+        s.change(|c| c.forget("web", 1, &one)).unwrap();
+        assert_eq!(names(&s, "deployment"), said(&[("app", 1), ("web", 2)]));
+        assert_eq!((s.marks(&one).unwrap(), s.progress(&one, "main").unwrap()), Default::default());
+        assert_eq!((s.marks(&two).unwrap(), s.progress(&two, "main").unwrap()), (good, (7, 5, true)));
+        assert_eq!(s.progress(&two, "other").unwrap(), (0, 0, false));
+        s.change(|c| c.remove("config", "web", 1)).unwrap();
+        assert_eq!(names(&s, "config"), []);
+        // Of some kinds there is one.
+        s.change(|c| {
+            c.put_only(&document("snapshot", "", 3)).and_then(|()| c.put_only(&document("snapshot", "", 4)))
+        })
+        .unwrap();
+        assert_eq!(s.documents("snapshot").unwrap(), [document("snapshot", "", 4)]);
+    }
+
+    #[test]
+    fn what_was_set_is_read_back_by_the_next_process() {
+        let (dir, mut s) = store();
+        assert_eq!((s.text("proved_agent").unwrap(), s.number("floor").unwrap()), (String::new(), 0));
+        s.change(|c| {
+            c.set("proved_agent", b"1.2.3")?;
+            c.set("torn", b"\xff")?;
+            c.set_number("floor", u64::MAX)
+        })
+        .unwrap();
+        drop(s);
+        let mut s = Store::open(&dir.path().join("admit.db")).unwrap();
+        assert_eq!((s.text("proved_agent").unwrap(), s.number("floor").unwrap()), ("1.2.3".into(), u64::MAX));
+        assert_eq!((s.text("torn").unwrap(), s.number("torn").unwrap()), (String::new(), 0));
+        // Left without its file by a change that failed half-way, it is opened again.
+        s.0 = Connection::open_in_memory().unwrap();
+        s.change(|c| c.set("more", b"1")).unwrap();
+        assert_eq!(s.text("proved_agent").unwrap(), "1.2.3");
+        assert_eq!((int(u64::MAX), uint(-1), int(5), uint(5)), (i64::MAX, 0, 5, 5));
+    }
 }

@@ -235,3 +235,6 @@ fn container(
         private_env: documents.and_then(|r| r.variables.get(&c.name)).cloned().unwrap_or_default(),
     })
 }
+
+#[cfg(test)]
+mod tests;
