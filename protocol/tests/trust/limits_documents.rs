@@ -155,6 +155,31 @@ fn s17_who_may_end_a_name_or_raise_its_floor() {
     }
 }
 
+#[test]
+fn s17_a_name_that_ended_before_hides_the_end_of_none_after_it() {
+    let mut fleet = Fleet::new();
+    let gone = |n: &str| Entry { liveness: Liveness::Removed, ..entry(n, rev(1)) };
+    let next = |v, entries: Vec<Entry>| seal(&fleet.snapshot(v, entries), &[seed::SNAPSHOT, seed::DEPLOY]).0;
+    let held =
+        [next(2, vec![entry("a", rev(1)), entry("b", rev(1))]), next(3, vec![gone("a"), entry("b", rev(1))])];
+    let ended = seal(&fleet.snapshot(4, vec![gone("b")]), &[seed::SNAPSHOT]).0;
+    let by_right = next(4, vec![gone("b")]);
+    for bytes in &held {
+        assert_eq!(take(&mut fleet, bytes), Ok(()));
+    }
+    assert_eq!(take(&mut fleet, &ended), Err(Code::RoleScope));
+    assert_eq!(take(&mut fleet, &by_right), Ok(()));
+}
+
+#[test]
+fn s9_of_two_stored_deployments_with_one_sequence_only_the_first_counts() {
+    let mut fleet = Fleet::new();
+    fleet.publish(&fleet.deployment("app", 1)).unwrap();
+    let other = Deployment { issued_at: Timestamp(NOW.0 - 1), ..fleet.deployment("app", 1) };
+    let bytes = seal(&other, &[seed::DEPLOY]).0;
+    assert_eq!(fleet.refused_as(&bytes, Expect::Stored(Kind::Deployment)), Code::Equivocation);
+}
+
 /// A device that accepted sequence 7 of `app`, and is handed another one, listed.
 fn next_deployment(sequence: u64, change: impl FnOnce(&mut Entry)) -> Outcome {
     let mut fleet = Fleet::new();

@@ -201,12 +201,8 @@ impl Documents {
         let mut open: BTreeMap<(EntryKind, &Name), Option<ByteMap>> = BTreeMap::new();
         for (kind, r) in d.template.documents() {
             // Once each; one that is needed in any place is needed.
-            match open.get(&(kind, &r.name)) {
-                Some(Some(_)) => {}
-                Some(None) if r.optional => {}
-                _ => {
-                    open.insert((kind, &r.name), self.data(d, kind, r, sealing)?);
-                }
+            if !matches!(open.get(&(kind, &r.name)), Some(Some(_))) {
+                open.insert((kind, &r.name), self.data(d, kind, r, sealing)?);
             }
         }
         let of: &Of<'_> = &|kind, name| {
