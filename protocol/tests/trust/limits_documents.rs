@@ -172,6 +172,23 @@ fn s17_a_name_that_ended_before_hides_the_end_of_none_after_it() {
 }
 
 #[test]
+fn s24_earlier_revisions_are_remembered_beside_the_newest_until_an_epoch_begins() {
+    let mut fleet = Fleet::new();
+    for sequence in [1, 2] {
+        fleet.publish(&fleet.deployment("app", sequence)).unwrap();
+    }
+    let sequences =
+        |fleet: &Fleet| fleet.state.deployments[&name("app")].revisions.keys().copied().collect::<Vec<_>>();
+    assert_eq!(sequences(&fleet), [1, 2]);
+    fleet.accept(&seal(&Root { epoch: 2, ..fleet.root_2() }, &[seed::ROOT]).0).unwrap();
+    let (bytes, digest) = seal(&Deployment { epoch: 2, ..fleet.deployment("app", 5) }, &[seed::DEPLOY]);
+    let first = Snapshot { epoch: 2, ..fleet.snapshot(1, vec![entry("app", revision(5, digest))]) };
+    fleet.accept(&seal(&first, &[seed::SNAPSHOT]).0).unwrap();
+    fleet.accept(&bytes).unwrap();
+    assert_eq!(sequences(&fleet), [5]);
+}
+
+#[test]
 fn s9_of_two_stored_deployments_with_one_sequence_only_the_first_counts() {
     let mut fleet = Fleet::new();
     fleet.publish(&fleet.deployment("app", 1)).unwrap();

@@ -221,7 +221,7 @@ fn probes_are_what_was_signed_and_a_file_is_found_in_the_innermost_mount() {
 fn s16_a_ticket_has_its_size_and_not_a_byte_more() {
     let sized = |extra: usize| {
         let mut d = deployment("web", 1);
-        d.template.containers[0].env = vec![Variable::plain("A", &"x".repeat(extra))];
+        d.template.containers[0].env = vec![Variable::plain("A", "x".repeat(extra))];
         of(&d, &Identity([5; 32]), true, None).map(|t| t.encode().len())
     };
     let least = sized(0).unwrap();
