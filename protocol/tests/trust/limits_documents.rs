@@ -117,6 +117,19 @@ fn s10_a_first_snapshot_is_measured_from_where_the_device_began() {
     assert_eq!(take(&mut fleet, &seal(&far, &[seed::SNAPSHOT]).0), Ok(()));
 }
 
+/// What a join file said of an epoch says nothing of the next one, and goes on counting within it.
+#[test]
+fn s10_where_a_device_began_counts_until_an_epoch_begins() {
+    for (epoch, outcome) in [(1, Err(Code::Rollback)), (2, Ok(()))] {
+        let mut fleet = Fleet::new();
+        fleet.state.snapshot = None;
+        fleet.state.minima = Some(Minima { root_version: 1, snapshot_version: 9, time: NOW });
+        fleet.accept(&seal(&Root { epoch, ..fleet.root_2() }, &[seed::ROOT]).0).unwrap();
+        let first = Snapshot { epoch, ..fleet.snapshot(1, vec![]) };
+        assert_eq!(take(&mut fleet, &seal(&first, &[seed::SNAPSHOT]).0), outcome, "epoch {epoch}");
+    }
+}
+
 #[test]
 fn s17_who_may_end_a_name_or_raise_its_floor() {
     let mut root = root_1();
