@@ -154,10 +154,15 @@ fn hold_once_accepted(
     );
     state.advance(verdict);
     assert!(state.time_floor >= before.time_floor, "the time floor fell");
-    // A root may be far ahead: that is how a device that was off for years walks the chain.
-    let most = if verdict.kind() == Kind::Root { time::ROOT_AHEAD } else { time::DEVICE_AHEAD };
+    let most = match verdict {
+        // A root may be far ahead: that is how a device that was off for years walks the chain.
+        Verdict::Root(_) => NOW.plus(time::ROOT_AHEAD),
+        // A token says where a device begins, whose clock may know nothing; not after the root's end.
+        Verdict::Token(_) => state.anchor.as_ref().map_or(NOW, |a| a.root.document.not_after),
+        _ => NOW.plus(time::DEVICE_AHEAD),
+    };
     assert!(
-        state.time_floor <= NOW.plus(most) || matches!(expect, Expect::Stored(_)),
+        state.time_floor <= most || matches!(expect, Expect::Stored(_)),
         "the time floor moved to {}, which is ahead of the clock",
         state.time_floor.0
     );

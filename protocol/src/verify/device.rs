@@ -135,6 +135,14 @@ pub(super) fn verify_token(case: &Case<'_>) -> Result<Verified<Token>, Refusal> 
             format!("the token ended at {}, the time here is {}", token.not_after.0, case.time.0),
         );
     }
+    // Found by fuzzing: the time floor never falls, so a device that began after these ends would take nothing any more.
+    let begin = token.minima.time;
+    if !case.is_stored() && begin > token.not_after.min(anchor.root.document.not_after) {
+        return refuse(
+            Code::TimeJump,
+            format!("a device would begin at {}, after the token or the root has ended", begin.0),
+        );
+    }
     let standing = if case.state.tokens.contains(&token) { Standing::Held } else { Standing::New };
     Ok(Verified::new(token, case.identity, standing, signers))
 }

@@ -348,6 +348,16 @@ fn s25_a_tokens_form_and_end_have_their_edges() {
     assert_eq!(token(|t| t.minima.root_version = 2), Err(Code::RootBehind));
     assert_eq!(token(|t| t.not_after = NOW), Ok(()));
     assert_eq!(token(|t| t.not_after = Timestamp(NOW.0 - 1)), Err(Code::EnrollProof));
+    let begins = |time| move |t: &mut Token| (t.minima.time, t.not_after) = (time, Timestamp(u64::MAX >> 1));
+    let end = root_1().not_after;
+    assert_eq!(token(begins(end)), Ok(()));
+    assert_eq!(token(begins(end.plus(1))), Err(Code::TimeJump), "its root has ended then");
+    assert_eq!(token(|t| t.minima.time = t.not_after), Ok(()));
+    assert_eq!(
+        token(|t| t.minima.time = t.not_after.plus(1)),
+        Err(Code::TimeJump),
+        "it has ended itself then"
+    );
     // A device may begin with a clock that is behind; nobody else takes a token from the future.
     let ahead = |t: &mut Token| (t.issued_at, t.not_after) = (NOW.plus(50 * YEAR), NOW.plus(51 * YEAR));
     assert_eq!(token(ahead), Ok(()));
