@@ -5,11 +5,11 @@ use shoal_protocol::ids::{Digest, FleetId, Name, Timestamp};
 use shoal_protocol::v1::*;
 use std::sync::Arc;
 
-fn fleet() -> FleetId {
+pub(super) fn fleet() -> FleetId {
     FleetId::of_root(&Digest([1; 32]))
 }
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 

@@ -1,20 +1,12 @@
-use super::super::testing::{deployment, snapshot};
+use super::super::testing::{deployment, fleet, name, snapshot};
 use super::*;
-use shoal_protocol::ids::{DeviceId, FleetId, Timestamp};
+use shoal_protocol::ids::{DeviceId, Timestamp};
 use shoal_protocol::sealing::SecretKey;
 use shoal_protocol::signer::{Ed25519Signer, Signer as _};
 use shoal_protocol::v1::{Entry, EnvFrom, EnvSource, EnvVar, Volume, VolumeSource as Source};
 
 /// What opens this device's grants.
 const SEALING: [u8; 32] = [0x42; 32];
-
-fn fleet() -> FleetId {
-    FleetId::of_root(&Digest([1; 32]))
-}
-
-fn name(text: &str) -> Name {
-    text.parse().unwrap()
-}
 
 fn id(called: &str, sequence: u64) -> Digest {
     Digest::of(format!("{called} {sequence}").as_bytes())
